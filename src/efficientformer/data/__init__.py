@@ -1,0 +1,1 @@
+"""Folders of images: found, split, decoded once into one array, and served in augmented batches."""

@@ -1,0 +1,100 @@
+"""Which files are which class, and which part of the work each file serves.
+
+A folder is `train/<class>/*` and `val/<class>/*`, or one level of classes, which is then split by seed.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from efficientformer.errors import InputError
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
+SHARE_VAL, SHARE_SEARCH = 0.2, 0.15
+MAX_SEARCH = 1000  # more images would slow every candidate's evaluation and change few decisions
+
+Sample = tuple[Path, int]
+"""A file and its class index."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The files of each use.
+
+    Attributes:
+        classes: names, sorted; a class's index is its place.
+        train: for learning weights.
+        search: set apart from training, to judge the candidates of a search.
+        val: for the final figures alone.
+    """
+
+    classes: tuple[str, ...]
+    train: tuple[Sample, ...]
+    search: tuple[Sample, ...]
+    val: tuple[Sample, ...]
+
+
+def scan(root: Path, seed: int = 0) -> Split:
+    """Find and split the images of a folder.
+
+    Raises:
+        InputError: if the folder is missing, empty, has fewer than two classes, or too few images to split.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give --data a folder of <class>/*.jpg")
+    train_root = root / "train" if (root / "train").is_dir() else root
+    classes = _classes(train_root)
+    learn = _samples(train_root, classes)
+    if train_root != root and (root / "val").is_dir():
+        _check_val_classes(root / "val", classes)
+        val = _samples(root / "val", classes)
+    else:
+        learn, val = _part(learn, SHARE_VAL, seed)
+    train, search = _part(learn, min(SHARE_SEARCH, MAX_SEARCH / len(learn)), seed + 1)
+    for name, part in (("training", train), ("search", search), ("validation", val)):
+        if not part:
+            raise InputError(f"{root}: too few images: none is left for {name}; give at least 10 a class")
+    return Split(classes, tuple(train), tuple(search), tuple(val))
+
+
+def _classes(root: Path) -> tuple[str, ...]:
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = tuple(path.name for path in folders if any(map(_is_image, path.rglob("*"))))
+    if not classes:
+        raise InputError(f"{root}: holds no images in class folders; expected <class>/*.jpg")
+    if len(classes) == 1:
+        raise InputError(f"{root}: holds one class only ({classes[0]}); at least two are needed")
+    return classes
+
+
+def _check_val_classes(root: Path, classes: tuple[str, ...]) -> None:
+    if foreign := sorted(set(_classes(root)) - set(classes)):
+        raise InputError(f"{root}: class {foreign[0]} is not among the training classes")
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _samples(root: Path, classes: tuple[str, ...]) -> list[Sample]:
+    return [
+        (path, index)
+        for index, name in enumerate(classes)
+        for path in sorted(filter(_is_image, (root / name).rglob("*")))
+    ]
+
+
+def _part(samples: list[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """The samples in two, class by class: the rest, and the share (one of each class at least)."""
+    by_class: dict[int, list[Sample]] = {}
+    for sample in samples:
+        by_class.setdefault(sample[1], []).append(sample)
+    rest, taken = [], []
+    for index, group in sorted(by_class.items()):
+        shuffled = random.Random(f"{seed}/{index}").sample(group, len(group))
+        count = max(1, round(share * len(group)))
+        taken += sorted(shuffled[:count])
+        rest += sorted(shuffled[count:])
+    return rest, taken

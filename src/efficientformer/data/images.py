@@ -1,0 +1,133 @@
+"""Images decoded once, to one size, into an array on disk that is used as if it were memory.
+
+An unreadable file is named, counted and left out; too many of them stop the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from efficientformer.data.folder import Sample
+from efficientformer.errors import InputError
+from efficientformer.files import read_json, write_json
+from efficientformer.progress import Progress
+
+MAX_UNREADABLE = 0.05
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Images:
+    """Decoded images.
+
+    Attributes:
+        pixels: uint8 (n, side, side, 3).
+        labels: int64 (n,).
+        unreadable: the files left out, each with the reason.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    unreadable: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def decode(
+    samples: Sequence[Sample],
+    side: int,
+    cache: Path,
+    *,
+    max_unreadable: float = MAX_UNREADABLE,
+    progress: Progress | None = None,
+) -> Images:
+    """Decode files to squares: orientation applied, RGB, short side to `side` (bicubic), centre crop.
+
+    Args:
+        samples: the files with their classes.
+        side: pixels of the squares.
+        cache: path of the array; used again if it was made from the same files.
+        max_unreadable: the greatest share of unreadable files that is put up with.
+        progress: told how far it is.
+
+    Raises:
+        InputError: naming the first unreadable file, if there are too many.
+    """
+    key = _key(samples, side)
+    about = cache.with_suffix(".json")
+    if not (cache.exists() and about.exists() and read_json(about)["key"] == key):
+        _decode_to(samples, side, cache, about, key, progress or Progress(None))
+    document = read_json(about)
+    unreadable = tuple(document["unreadable"])
+    if len(unreadable) > max_unreadable * len(samples):
+        share = f"{len(unreadable)} of {len(samples)} images are unreadable"
+        limit = f"more than --max-unreadable {max_unreadable:.0%}"
+        raise InputError(f"{share}, {limit}; the first: {unreadable[0]}")
+    pixels = np.memmap(cache, np.uint8, mode="c", shape=(len(document["labels"]), side, side, 3))
+    return Images(torch.from_numpy(pixels), torch.tensor(document["labels"]), unreadable)
+
+
+def _decode_to(
+    samples: Sequence[Sample], side: int, cache: Path, about: Path, key: str, progress: Progress
+) -> None:
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    about.unlink(missing_ok=True)  # an array without its description is not used
+    labels, unreadable = [], []
+    with cache.open("wb") as file:
+        for done, (path, label), pixels in _decoded(samples, side):
+            if isinstance(pixels, str):
+                unreadable.append(f"{path}: {pixels}")
+                progress.line(f"   unreadable, left out: {path}: {pixels}")
+            else:
+                file.write(pixels.tobytes())
+                labels.append(label)
+            progress.update(done, len(samples), f"decoding to {side}×{side}")
+    if not labels:
+        raise InputError(f"none of {len(samples)} images is readable; the first: {unreadable[0]}")
+    write_json(about, {"key": key, "labels": labels, "unreadable": unreadable})
+
+
+def _decoded(samples: Sequence[Sample], side: int) -> Iterator[tuple[int, Sample, np.ndarray | str]]:
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(samples), _CHUNK):
+            chunk = samples[start : start + _CHUNK]
+            decoded = pool.map(lambda sample: _read(sample[0], side), chunk)
+            for offset, (sample, pixels) in enumerate(zip(chunk, decoded, strict=True)):
+                yield start + offset + 1, sample, pixels
+
+
+def _read(path: Path, side: int) -> np.ndarray | str:
+    """A square of pixels, or why there is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged metadata is no reason to leave a picture out
+            with Image.open(path) as image:
+                return square(image, side)
+    except Exception as error:  # decoders raise whatever they like on damaged files
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def square(image: Image.Image, side: int) -> np.ndarray:
+    """An image as uint8 (side, side, 3): orientation applied, RGB, short side to `side`, centre crop."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("P", "LA", "PA") or "transparency" in upright.info:
+        upright = upright.convert("RGBA")
+    fitted = ImageOps.fit(upright.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
+    return np.asarray(fitted)
+
+
+def _key(samples: Sequence[Sample], side: int) -> str:
+    facts = [(str(path), label, path.stat().st_size, path.stat().st_mtime_ns) for path, label in samples]
+    return hashlib.sha256(json.dumps([side, facts]).encode()).hexdigest()

@@ -1,0 +1,291 @@
+"""The latency table: what each layer costs on a target, in one SQLite file; the sum predicts a network.
+
+Layers are timed alone, their weights warm in the caches. Whole networks are slower by what it takes to stream
+their weights, which a sum of rows cannot know; so a few whole networks are measured too, and the prediction is
+
+    latency = scale · (a · sum of rows + b · megabytes of weights),   a, b ≥ 0
+
+with a and b fitted to those networks (`calibrate`) and the scale taken from the network measured last
+(`verify`). Both terms shrink when a network is slimmed, so slimming never raises its prediction. The table is filled as layers are asked for and kept row by row,
+so that a stopped build goes on where it was. A table of another machine, runtime or version is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.optimize
+import torch
+from torch import nn
+
+from efficientformer.architecture import KINDS, Architecture, Layer
+from efficientformer.errors import InputError
+from efficientformer.latency.measure import Measurement, measure
+from efficientformer.latency.runtimes import RUNTIMES, Traced
+from efficientformer.latency.target import Target, fingerprint
+from efficientformer.model.blocks import build_layer
+
+FORMAT = "efficientformer.latency-table/1"
+CALL = "call"  # the row of an all but empty model: what a call costs before any layer
+_BATCH = 16  # rows exported and timed together
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS rows (
+    layer TEXT, target TEXT, measurement TEXT NOT NULL, PRIMARY KEY (layer, target));
+CREATE TABLE IF NOT EXISTS networks (
+    id INTEGER PRIMARY KEY, role TEXT NOT NULL, architecture TEXT NOT NULL, target TEXT NOT NULL,
+    measurement TEXT NOT NULL);
+"""
+
+Progress = Callable[[int, int], None]
+"""Told (rows done, rows to do)."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A network's latency as the table has it.
+
+    Attributes:
+        ms: milliseconds, calibrated.
+        plus_minus_ms: what the rows' own 95 % intervals add up to (taken as independent).
+        scale: the calibration factor in it.
+    """
+
+    ms: float
+    plus_minus_ms: float
+    scale: float
+
+
+class LatencyTable:
+    """The rows of one target.
+
+    Args:
+        path: the SQLite file; made if absent.
+        target: where latency is measured.
+
+    Raises:
+        InputError: if the file is no latency table, or its rows come from another machine or version.
+    """
+
+    def __init__(self, path: Path, target: Target) -> None:
+        self.path, self.target = path, target
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = sqlite3.connect(path)
+            self._db.executescript(_SCHEMA)
+            self._claim()
+        except sqlite3.DatabaseError as error:
+            raise InputError(f"{path}: is no latency table ({error}); give another --table") from None
+        self._rows = {
+            layer: Measurement.from_json(json.loads(text))
+            for layer, text in self._select("SELECT layer, measurement FROM rows WHERE target = ?")
+        }
+        self._fit = self._read_fit()
+        self._scale = self._read_scale()
+
+    def _select(self, query: str) -> list[tuple]:
+        return self._db.execute(query, (str(self.target),)).fetchall()
+
+    def _claim(self) -> None:
+        here = fingerprint(self.target)
+        mine = {"format": FORMAT, f"fingerprint of {self.target}": json.dumps(here, sort_keys=True)}
+        for key, value in mine.items():
+            row = self._db.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
+            if row is not None and row[0] != value:
+                raise InputError(
+                    f"{self.path}: {_difference(row[0], here)}; measure anew with another --table"
+                )
+            self._db.execute("INSERT OR IGNORE INTO about VALUES (?, ?)", (key, value))
+        self._db.commit()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def rows(self) -> dict[str, Measurement]:
+        """Every row of this target: layer key to receipt."""
+        return dict(self._rows)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def missing(self, architectures: Iterable[Architecture]) -> list[Layer]:
+        """The layers of some architectures that have no row yet, each once."""
+        layers = dict.fromkeys(layer for one in architectures for layer in one.layers())
+        return [layer for layer in layers if layer.key() not in self._rows]
+
+    def fill(self, architectures: Iterable[Architecture], progress: Progress | None = None) -> int:
+        """Measure what `predict` will need for some architectures and the table lacks.
+
+        Args:
+            architectures: networks to be predicted.
+            progress: told after each batch of rows, which is then on disk.
+
+        Returns:
+            how many rows were added.
+        """
+        missing = self.missing(architectures)
+        for start in range(0, len(missing), _BATCH):
+            batch = missing[start : start + _BATCH]
+            self._store(measure_layers(batch, self.target, with_call=CALL not in self._rows))
+            if progress:
+                progress(start + len(batch), len(missing))
+        return len(missing)
+
+    def _store(self, receipts: dict[str, Measurement]) -> None:
+        with self._db:
+            self._db.executemany(
+                "INSERT OR REPLACE INTO rows VALUES (?, ?, ?)",
+                [(key, str(self.target), json.dumps(receipt.to_json())) for key, receipt in receipts.items()],
+            )
+        self._rows |= receipts
+
+    def layer_ms(self, layer: Layer) -> float:
+        """What a layer adds to a call, not calibrated: its row less the empty call's, never below zero."""
+        if layer.key() not in self._rows:
+            raise InputError(f"{self.path}: has no row for {layer}; fill the table first")
+        return max(0.0, self._rows[layer.key()].median_ms - self._rows[CALL].median_ms)
+
+    def sum_ms(self, architecture: Architecture) -> float:
+        """One call and all layers, not calibrated."""
+        return self._rows[CALL].median_ms + sum(map(self.layer_ms, architecture.layers()))
+
+    def predict(self, architecture: Architecture) -> Prediction:
+        """A network's latency from its layers' rows and its weights.
+
+        Raises:
+            InputError: if a row is missing (`fill` measures it).
+        """
+        a, b = self._fit
+        spans = [self._rows[layer.key()].interval_ms for layer in architecture.layers()]
+        half = sum(((high - low) / 2) ** 2 for low, high in spans) ** 0.5
+        total = a * self.sum_ms(architecture) + b * megabytes(architecture)
+        return Prediction(self._scale * total, self._scale * a * half, self._scale)
+
+    def calibrate(self, networks: dict[Architecture, Measurement]) -> None:
+        """Fit a and b anew to whole networks that were measured in one run; earlier ones are forgotten."""
+        with self._db:
+            self._db.execute("DELETE FROM networks WHERE target = ?", (str(self.target),))
+        for architecture, measured in networks.items():
+            self._keep("calibration", architecture, measured)
+        self._fit, self._scale = self._read_fit(), 1.0
+
+    def verify(self, architecture: Architecture, measured: Measurement) -> float:
+        """Learn the scale from one whole network, measured near the budget; the new scale.
+
+        One factor for all networks keeps their order, so a search path does not depend on it: this moves
+        only the point of the path where the budget is met.
+        """
+        self._keep("verification", architecture, measured)
+        self._scale = self._read_scale()
+        return self._scale
+
+    def _keep(self, role: str, architecture: Architecture, measured: Measurement) -> None:
+        row = (role, json.dumps(architecture.to_json()), str(self.target), json.dumps(measured.to_json()))
+        with self._db:
+            self._db.execute(
+                "INSERT INTO networks (role, architecture, target, measurement) VALUES (?, ?, ?, ?)", row
+            )
+
+    def networks(self, role: str) -> list[tuple[Architecture, Measurement]]:
+        """Whole networks that were measured, oldest first: `calibration` or `verification`."""
+        query = (
+            f"SELECT architecture, measurement FROM networks WHERE target = ? AND role = '{role}' ORDER BY id"
+        )
+        return [
+            (Architecture.from_json(json.loads(one)), Measurement.from_json(json.loads(receipt)))
+            for one, receipt in self._select(query)
+        ]
+
+    def _read_fit(self) -> tuple[float, float]:
+        """Least squares of the relative errors; a = 1, b = 0 before any network was measured."""
+        known = self.networks("calibration")
+        if not known:
+            return 1.0, 0.0
+        features = np.array([[self.sum_ms(one), megabytes(one)] for one, _ in known])
+        measured = np.array([receipt.median_ms for _, receipt in known])
+        a, b = scipy.optimize.nnls(features / measured[:, None], np.ones(len(known)))[0]
+        return float(a), float(b)
+
+    def _read_scale(self) -> float:
+        known = self.networks("verification")
+        if not known:
+            return 1.0
+        architecture, measured = known[-1]
+        a, b = self._fit
+        return measured.median_ms / (a * self.sum_ms(architecture) + b * megabytes(architecture))
+
+
+def megabytes(architecture: Architecture) -> float:
+    """Size of a network's float32 weights."""
+    return architecture.params * 4e-6
+
+
+def _difference(theirs: str, here: dict[str, str]) -> str:
+    try:
+        there = json.loads(theirs)
+    except json.JSONDecodeError:
+        return f"is a table of format {theirs!r}"
+    key = next((key for key in here if there.get(key) != here[key]), "?")
+    return f"was measured on another {key} ({there.get(key)}; here: {here.get(key)})"
+
+
+def measure_layers(
+    layers: Sequence[Layer], target: Target, *, with_call: bool = False
+) -> dict[str, Measurement]:
+    """Time layers one by one in their deployed form, in interleaved rounds; receipts by layer key.
+
+    Args:
+        layers: what to time.
+        target: where.
+        with_call: also time an all but empty model, under the key `CALL`.
+    """
+    runtime = RUNTIMES[target.runtime]
+    traced = {layer.key(): Traced(deployed_layer(layer), input_shape(layer)) for layer in layers}
+    if with_call:
+        traced[CALL] = Traced(nn.ReLU(), (1, 8))
+    files = runtime.export_many(list(traced.values()))
+    subjects = {}
+    for (key, item), content in zip(traced.items(), files, strict=True):
+        session = runtime.load(content, target.threads)
+        array = np.random.default_rng(0).standard_normal(item.shape, dtype=np.float32)
+        subjects[key] = lambda session=session, array=array: session.run(array)
+    return measure(subjects, target, rounds=8, seconds=0.15, min_samples=24)
+
+
+def input_shape(layer: Layer) -> tuple[int, ...]:
+    """The shape of the tensor that a layer takes, batch 1."""
+    if KINDS[layer.kind].layout == "tokens":
+        return (1, layer.height * layer.width, layer.in_width)
+    return (1, layer.in_width, layer.height, layer.width)
+
+
+def deployed_layer(layer: Layer) -> nn.Module:
+    """A layer with random weights, folded.
+
+    Norms and LayerScales are drawn away from 0 and 1, so that no converter can leave a branch out.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = build_layer(layer, layer_scale_init=0.5).eval()
+        randomise_norms(module)
+        return module.fold().eval()
+
+
+def randomise_norms(module: nn.Module) -> None:
+    """Give every vector of a norm or LayerScale, trained or running, values between 0.5 and 1."""
+    with torch.no_grad():
+        for part in module.modules():
+            own = (*part.parameters(recurse=False), *part.buffers(recurse=False))
+            for tensor in own:
+                if tensor.ndim == 1 and tensor.is_floating_point() and not isinstance(part, _WEIGHTED):
+                    tensor.uniform_(0.5, 1.0)
+
+
+_WEIGHTED = (nn.Linear, nn.Conv2d)

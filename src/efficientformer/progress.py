@@ -1,0 +1,51 @@
+"""What long work tells the person who waits: stages, and lines with an ETA. Everything goes to standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+
+class Progress:
+    """Lines, at most one every `every_s` seconds within a stage; a silent one for tests is `Progress(None)`.
+
+    Args:
+        stream: where to write.
+        every_s: least seconds between two updates of the same stage.
+    """
+
+    def __init__(self, stream: TextIO | None = sys.stderr, every_s: float = 5.0) -> None:
+        self._stream, self._every_s = stream, every_s
+        self._begun = self._last = time.monotonic()
+        self._first: int | None = None
+
+    def stage(self, title: str) -> None:
+        """A new stage begins."""
+        self._begun, self._last, self._first = time.monotonic(), 0.0, None
+        self.line(f"── {title}")
+
+    def line(self, text: str) -> None:
+        """One line, always."""
+        if self._stream is not None:
+            print(text, file=self._stream, flush=True)
+
+    def update(self, done: int, total: int, text: str) -> None:
+        """So much of the stage is done; printed if the last line is old enough, or it was the last of it."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = done  # a resumed stage does not begin at 0
+        if now - self._last < self._every_s and done < total:
+            return
+        self._last = now
+        worked = done - self._first
+        rest = (now - self._begun) / worked * (total - done) if worked > 0 else 0.0
+        eta = f" · {clock(rest)} left" if done < total and worked > 0 else ""
+        self.line(f"   {text} · {done}/{total}{eta}")
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 0:07, 12:34 or 1:02:03."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

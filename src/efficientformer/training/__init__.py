@@ -1,0 +1,1 @@
+"""Learning weights: the recipe, the loop, its checkpoints, and accuracy with its number of images."""

@@ -1,0 +1,49 @@
+"""Where a training stands, in one safetensors file: weights, optimiser, step. Written atomically, never pickled.
+
+Data order, augmentation and noise are functions of (seed, step), so no generator's state has to be kept.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from efficientformer.errors import InputError
+from efficientformer.model.checkpoint import read_about, read_tensors, save_tensors
+
+
+def save(path: Path, model: nn.Module, optimizer: Optimizer, step: int, about: dict[str, Any]) -> None:
+    """Write the state after `step` steps; `about` says what job it belongs to."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+    save_tensors(path, tensors, {"step": step, "job": about})
+
+
+def restore(path: Path, model: nn.Module, optimizer: Optimizer, about: dict[str, Any]) -> int:
+    """Put a state back; the step it was taken after, 0 if there is no file.
+
+    Raises:
+        InputError: if the file belongs to another job or is damaged.
+    """
+    if not path.exists():
+        return 0
+    tensors, header = read_tensors(path), read_about(path)
+    if header.get("job") != about:
+        raise InputError(
+            f"{path}: belongs to a training with other settings; remove it or give another --out"
+        )
+    model.load_state_dict(
+        {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    )
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            states.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+    return int(header["step"])

@@ -1,0 +1,104 @@
+"""The one training loop, for networks and supernets alike. It resumes bit for bit from its last checkpoint."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from timm.optim import param_groups_weight_decay
+from timm.scheduler import CosineLRScheduler
+from timm.utils.agc import adaptive_clip_grad
+from torch import Tensor, nn
+
+from efficientformer.data.batches import steps_per_epoch, training_batch
+from efficientformer.data.images import Images
+from efficientformer.progress import Progress
+from efficientformer.training import checkpoint
+from efficientformer.training.recipe import Recipe
+
+CHECKPOINT_S = 20.0
+Prepare = Callable[[int, float], None]
+"""Told (step, share of the training that is done) before each step."""
+
+
+def train(
+    model: nn.Module,
+    images: Images,
+    recipe: Recipe,
+    side: int,
+    state: Path,
+    *,
+    title: str,
+    prepare: Prepare | None = None,
+    searched: tuple[nn.Parameter, ...] = (),
+    progress: Progress | None = None,
+) -> None:
+    """Train a model in place, from its last checkpoint if there is one.
+
+    Args:
+        model: gives logits (b, classes), or in training a pair of them.
+        images: the training images.
+        recipe: how.
+        side: the model's input size in pixels.
+        state: the checkpoint's path; it also marks the training as done.
+        title: for the progress lines and the checkpoint.
+        prepare: called before each step; a supernet draws its noise here.
+        searched: architecture parameters; they learn without weight decay and clipping.
+        progress: told how far it is.
+    """
+    progress = progress or Progress(None)
+    model.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
+    optimizer = _optimizer(model, recipe, searched)
+    total = recipe.epochs * steps_per_epoch(images, recipe.batch_size)
+    schedule = CosineLRScheduler(
+        optimizer, t_initial=total, warmup_t=int(recipe.warmup * total), warmup_lr_init=0.0, t_in_epochs=False
+    )
+    about = json.loads(json.dumps({"title": title, "recipe": recipe.to_json(), "images": len(images)}))
+    step = checkpoint.restore(state, model, optimizer, about)
+    saved, clipped = (
+        time.monotonic(),
+        [p for p in model.parameters() if all(p is not one for one in searched)],
+    )
+    model.train()
+    while step < total:
+        schedule.step_update(step)
+        if prepare:
+            prepare(step, step / total)
+        batch = training_batch(images, step, recipe.batch_size, side, recipe.augmentation, recipe.seed)
+        loss = _step(model, optimizer, clipped, recipe, *batch)
+        step += 1
+        progress.update(step, total, f"{title} · loss {loss:.3f}")
+        if step == total or time.monotonic() - saved > CHECKPOINT_S:
+            checkpoint.save(state, model, optimizer, step, about)
+            saved = time.monotonic()
+    model.eval()
+
+
+def _optimizer(model: nn.Module, recipe: Recipe, searched: tuple[nn.Parameter, ...]) -> torch.optim.AdamW:
+    names = [name for name, p in model.named_parameters() if any(p is one for one in searched)]
+    groups = param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=names)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    clipped: list[nn.Parameter],
+    recipe: Recipe,
+    x: Tensor,
+    labels: Tensor,
+) -> float:
+    outputs = model(x)
+    heads = outputs if isinstance(outputs, tuple) else (outputs,)
+    losses = [F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing) for logits in heads]
+    loss = torch.stack(losses).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    if recipe.clip:
+        adaptive_clip_grad(clipped, recipe.clip)
+    optimizer.step()
+    return loss.item()
