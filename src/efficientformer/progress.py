@@ -1,4 +1,4 @@
-"""What long work tells the person who waits: stages, and lines with an ETA. Everything goes to standard error."""
+"""What long work tells the person who waits: stages, and lines with an ETA, on standard error."""
 
 from __future__ import annotations
 

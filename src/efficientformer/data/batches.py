@@ -1,4 +1,4 @@
-"""Batches: normalised, cropped, flipped. Every random choice comes from (seed, step), so any step can be redone."""
+"""Batches: normalised, cropped, flipped. All randomness comes from (seed, step): any step can be redone."""
 
 from __future__ import annotations
 

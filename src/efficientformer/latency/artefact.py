@@ -59,8 +59,8 @@ def export(network: EfficientFormer, path: Path, target: Target, images: Tensor)
         images: (n, 3, H, W), normalised as in training; the outputs are compared on them.
 
     Raises:
-        ExportMismatchError: if the file's outputs differ from the network's by more than `MAX_DIFFERENCE`, or the
-            file is too small to hold the network's weights.
+        ExportMismatchError: if the file's outputs differ from the network's by more than `MAX_DIFFERENCE`,
+            or the file is too small to hold the network's weights.
     """
     runtime = RUNTIMES[target.runtime]
     network = network.eval()

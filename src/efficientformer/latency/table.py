@@ -1,13 +1,16 @@
 """The latency table: what each layer costs on a target, in one SQLite file; the sum predicts a network.
 
-Layers are timed alone, their weights warm in the caches. Whole networks are slower by what it takes to stream
-their weights, which a sum of rows cannot know; so a few whole networks are measured too, and the prediction is
+Layers are timed alone, their weights warm in the caches. Whole networks are slower by what it takes to
+stream their weights, which a sum of rows cannot know; so a few whole networks are measured too, and the
+prediction is
 
     latency = scale · (a · sum of rows + b · megabytes of weights),   a, b ≥ 0
 
 with a and b fitted to those networks (`calibrate`) and the scale taken from the network measured last
-(`verify`). Both terms shrink when a network is slimmed, so slimming never raises its prediction. The table is filled as layers are asked for and kept row by row,
-so that a stopped build goes on where it was. A table of another machine, runtime or version is refused.
+(`verify`). Both terms shrink when a network is slimmed, so slimming never raises its prediction.
+
+The table is filled as layers are asked for and kept row by row, so that a stopped build goes on where it
+was. A table of another machine, runtime or version is refused.
 """
 
 from __future__ import annotations
@@ -39,8 +42,8 @@ CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS rows (
     layer TEXT, target TEXT, measurement TEXT NOT NULL, PRIMARY KEY (layer, target));
 CREATE TABLE IF NOT EXISTS networks (
-    id INTEGER PRIMARY KEY, role TEXT NOT NULL, architecture TEXT NOT NULL, target TEXT NOT NULL,
-    measurement TEXT NOT NULL);
+    id INTEGER PRIMARY KEY, role TEXT NOT NULL, scope TEXT NOT NULL, architecture TEXT NOT NULL,
+    target TEXT NOT NULL, measurement TEXT NOT NULL);
 """
 
 Progress = Callable[[int, int], None]
@@ -68,13 +71,14 @@ class LatencyTable:
     Args:
         path: the SQLite file; made if absent.
         target: where latency is measured.
+        scope: calibrations belong to it; rows are shared by all scopes. A search gives its space's name.
 
     Raises:
         InputError: if the file is no latency table, or its rows come from another machine or version.
     """
 
-    def __init__(self, path: Path, target: Target) -> None:
-        self.path, self.target = path, target
+    def __init__(self, path: Path, target: Target, scope: str = "") -> None:
+        self.path, self.target, self.scope = path, target, scope
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._db = sqlite3.connect(path)
@@ -84,13 +88,12 @@ class LatencyTable:
             raise InputError(f"{path}: is no latency table ({error}); give another --table") from None
         self._rows = {
             layer: Measurement.from_json(json.loads(text))
-            for layer, text in self._select("SELECT layer, measurement FROM rows WHERE target = ?")
+            for layer, text in self._db.execute(
+                "SELECT layer, measurement FROM rows WHERE target = ?", (str(target),)
+            )
         }
         self._fit = self._read_fit()
         self._scale = self._read_scale()
-
-    def _select(self, query: str) -> list[tuple]:
-        return self._db.execute(query, (str(self.target),)).fetchall()
 
     def _claim(self) -> None:
         here = fingerprint(self.target)
@@ -171,9 +174,9 @@ class LatencyTable:
     def calibrate(self, networks: dict[Architecture, Measurement]) -> None:
         """Fit a and b anew to whole networks that were measured in one run; earlier ones are forgotten."""
         with self._db:
-            self._db.execute("DELETE FROM networks WHERE target = ?", (str(self.target),))
-        for architecture, measured in networks.items():
-            self._keep("calibration", architecture, measured)
+            where = (str(self.target), self.scope)
+            self._db.execute("DELETE FROM networks WHERE target = ? AND scope = ?", where)
+            self._keep("calibration", networks)
         self._fit, self._scale = self._read_fit(), 1.0
 
     def verify(self, architecture: Architecture, measured: Measurement) -> float:
@@ -182,25 +185,27 @@ class LatencyTable:
         One factor for all networks keeps their order, so a search path does not depend on it: this moves
         only the point of the path where the budget is met.
         """
-        self._keep("verification", architecture, measured)
+        with self._db:
+            self._keep("verification", {architecture: measured})
         self._scale = self._read_scale()
         return self._scale
 
-    def _keep(self, role: str, architecture: Architecture, measured: Measurement) -> None:
-        row = (role, json.dumps(architecture.to_json()), str(self.target), json.dumps(measured.to_json()))
-        with self._db:
-            self._db.execute(
-                "INSERT INTO networks (role, architecture, target, measurement) VALUES (?, ?, ?, ?)", row
-            )
+    def _keep(self, role: str, networks: dict[Architecture, Measurement]) -> None:
+        self._db.executemany(
+            "INSERT INTO networks (role, scope, architecture, target, measurement) VALUES (?, ?, ?, ?, ?)",
+            [
+                (role, self.scope, json.dumps(one.to_json()), str(self.target), json.dumps(receipt.to_json()))
+                for one, receipt in networks.items()
+            ],
+        )
 
     def networks(self, role: str) -> list[tuple[Architecture, Measurement]]:
         """Whole networks that were measured, oldest first: `calibration` or `verification`."""
-        query = (
-            f"SELECT architecture, measurement FROM networks WHERE target = ? AND role = '{role}' ORDER BY id"
-        )
+        query = """SELECT architecture, measurement FROM networks
+            WHERE target = ? AND scope = ? AND role = ? ORDER BY id"""
         return [
             (Architecture.from_json(json.loads(one)), Measurement.from_json(json.loads(receipt)))
-            for one, receipt in self._select(query)
+            for one, receipt in self._db.execute(query, (str(self.target), self.scope, role))
         ]
 
     def _read_fit(self) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Where a training stands, in one safetensors file: weights, optimiser, step. Written atomically, never pickled.
+"""Where a training stands, in one safetensors file: weights, optimiser, step. Atomic, never pickled.
 
 Data order, augmentation and noise are functions of (seed, step), so no generator's state has to be kept.
 """

@@ -1,4 +1,4 @@
-"""The one training loop, for networks and supernets alike. It resumes bit for bit from its last checkpoint."""
+"""The one training loop, for networks and supernets alike. It resumes bit for bit from a checkpoint."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def train(
     """
     progress = progress or Progress(None)
     model.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
-    optimizer = _optimizer(model, recipe, searched)
+    optimizer, clipped = _optimizer(model, recipe, searched)
     total = recipe.epochs * steps_per_epoch(images, recipe.batch_size)
     schedule = CosineLRScheduler(
         optimizer, t_initial=total, warmup_t=int(recipe.warmup * total), warmup_lr_init=0.0, t_in_epochs=False
@@ -78,10 +78,20 @@ def train(
     model.eval()
 
 
-def _optimizer(model: nn.Module, recipe: Recipe, searched: tuple[nn.Parameter, ...]) -> torch.optim.AdamW:
-    names = [name for name, p in model.named_parameters() if any(p is one for one in searched)]
+def _optimizer(
+    model: nn.Module, recipe: Recipe, searched: tuple[nn.Parameter, ...]
+) -> tuple[torch.optim.AdamW, list[nn.Parameter]]:
+    """AdamW, and the parameters whose gradients are clipped."""
+    known = {id(parameter) for parameter in searched}
+    names = [name for name, parameter in model.named_parameters() if id(parameter) in known]
     groups = param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=names)
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+    for group in groups:
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in known]
+    clipped = [parameter for group in groups for parameter in group["params"]]
+    if searched:
+        rate = recipe.learning_rate * recipe.searched_factor
+        groups.append({"params": list(searched), "weight_decay": 0.0, "lr": rate})
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True), clipped
 
 
 def _step(

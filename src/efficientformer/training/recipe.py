@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from efficientformer.data.batches import Augmentation
@@ -22,6 +22,7 @@ class Recipe:
         label_smoothing: paper: 0.1.
         clip: adaptive gradient clipping (paper: 0.01).
         augmentation: crops and flips.
+        searched_factor: a supernet's α learn so many times as fast, for they have far to go in few steps.
         seed: of everything random.
     """
 
@@ -32,7 +33,8 @@ class Recipe:
     weight_decay: float = 0.025
     label_smoothing: float = 0.1
     clip: float = 0.01
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    searched_factor: float = 10.0
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:

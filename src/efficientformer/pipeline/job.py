@@ -1,0 +1,122 @@
+"""What a slimming run is asked for, and the folder it works in."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from efficientformer.architecture import Architecture, check_input_size
+from efficientformer.data.batches import Augmentation
+from efficientformer.data.images import MAX_UNREADABLE
+from efficientformer.errors import InputError
+from efficientformer.files import read_json, write_json
+from efficientformer.latency.budget import Budget
+from efficientformer.latency.target import Target
+from efficientformer.search.space import SUPERNETS
+from efficientformer.search.supernet import Temperature
+
+FORMAT = "efficientformer.run/1"
+TABLE = "latency.sqlite"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A slimming run.
+
+    Attributes:
+        data: the folder of images.
+        budget: what one inference may take.
+        target: where.
+        input_size: pixels of a side.
+        supernet: one of `SUPERNETS`, or `auto` for the smallest that leaves room for a search.
+        supernet_epochs: passes over the training images for the supernet.
+        epochs: the same for the network that was found.
+        batch_size: images a step.
+        learning_rate: AdamW's peak, for both trainings.
+        augmentation: crops and flips, for both.
+        temperature: the supernet's τ and noise.
+        max_unreadable: greatest share of unreadable images.
+        train_unslimmed: also train the unslimmed network by the same recipe, to see what slimming cost.
+        seed: of the split and of everything random.
+    """
+
+    data: Path
+    budget: Budget
+    target: Target = field(default_factory=Target)
+    input_size: int = 128
+    supernet: str = "auto"
+    supernet_epochs: int = 20
+    epochs: int = 30
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    temperature: Temperature = field(default_factory=Temperature)
+    max_unreadable: float = MAX_UNREADABLE
+    train_unslimmed: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_input_size((self.input_size, self.input_size))
+        if self.supernet != "auto" and self.supernet not in SUPERNETS:
+            known = ", ".join(("auto", *SUPERNETS))
+            raise InputError(f"unknown supernet {self.supernet!r}; known: {known}")
+        for name in ("supernet_epochs", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.max_unreadable <= 1:
+            raise InputError(f"max_unreadable is a share between 0 and 1, not {self.max_unreadable}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON document; the folder of images by its absolute path."""
+        plain = dataclasses.asdict(self) | {
+            "data": str(self.data.resolve()),
+            "budget": str(self.budget),
+            "target": str(self.target),
+        }
+        return json.loads(json.dumps(plain))
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps what it makes. `work/` is only needed until the run is done."""
+
+    root: Path
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files."""
+        return self.root / name
+
+    def work(self, name: str) -> Path:
+        """The path of something that is deleted at the end."""
+        return self.root / "work" / name
+
+    def training_state(self, architecture: Architecture) -> Path:
+        """Where the training of one found network stands."""
+        text = json.dumps(architecture.to_json(), sort_keys=True)
+        return self.work(f"training-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors")
+
+    def check(self, job: Job) -> None:
+        """Make sure the folder is free, or holds the same job.
+
+        Raises:
+            InputError: if it holds another job, or files that are not a run's.
+        """
+        path, document = self.file("job.json"), {"format": FORMAT, **job.to_json()}
+        if path.exists():
+            known = read_json(path)
+            if different := [key for key in document if known.get(key) != document[key]]:
+                key = different[0]
+                was = f"with {key} {known.get(key)}, not {document[key]}"
+                raise InputError(f"{self.root}: holds a run {was}; give another --out, or remove it")
+        elif self.root.is_file():
+            raise InputError(f"{self.root}: is a file; give another --out")
+        elif self.root.exists() and any(not one.name.startswith(TABLE) for one in self.root.iterdir()):
+            raise InputError(f"{self.root}: is not empty and holds no run; give another --out")
+
+    def claim(self, job: Job) -> None:
+        """Write the job into the folder; from now on only the same job is taken up in it."""
+        write_json(self.file("job.json"), {"format": FORMAT, **job.to_json()})

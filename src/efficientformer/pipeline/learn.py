@@ -1,0 +1,149 @@
+"""What the run learns: the supernet, what matters in it, and the network that was found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from efficientformer.architecture import Architecture
+from efficientformer.data.batches import cached_side
+from efficientformer.data.folder import Split
+from efficientformer.data.images import Images, decode
+from efficientformer.model.checkpoint import read_tensors, save_tensors
+from efficientformer.model.network import EfficientFormer
+from efficientformer.pipeline.job import Job, RunFolder
+from efficientformer.progress import Progress
+from efficientformer.search.importance import Importance, channel_scores
+from efficientformer.search.inherit import Ranking, inherit
+from efficientformer.search.space import SearchSpace
+from efficientformer.search.supernet import Supernet
+from efficientformer.training.evaluate import Score, evaluate, reestimate_batch_norm
+from efficientformer.training.loop import train
+from efficientformer.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class ImageSets:
+    """The decoded images of each use: learning, judging candidates, final figures."""
+
+    train: Images
+    search: Images
+    val: Images
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """The files left out."""
+        return (*self.train.unreadable, *self.search.unreadable, *self.val.unreadable)
+
+
+def read_images(job: Job, split: Split, folder: RunFolder, progress: Progress) -> ImageSets:
+    """Decode every image once, for this run's input size."""
+    read = partial(
+        decode,
+        side=cached_side(job.input_size),
+        max_unreadable=job.max_unreadable,
+        progress=progress,
+    )
+    return ImageSets(
+        read(split.train, cache=folder.work("train.images")),
+        read(split.search, cache=folder.work("search.images")),
+        read(split.val, cache=folder.work("val.images")),
+    )
+
+
+def recipe(job: Job, epochs: int) -> Recipe:
+    """The job's recipe with a number of epochs."""
+    return Recipe(
+        epochs,
+        batch_size=job.batch_size,
+        learning_rate=job.learning_rate,
+        augmentation=job.augmentation,
+        seed=job.seed,
+    )
+
+
+def learn_supernet(
+    job: Job, space: SearchSpace, images: Images, folder: RunFolder, progress: Progress
+) -> Supernet:
+    """Train the supernet, or read it where it is done."""
+    path = folder.file("supernet.safetensors")
+    with torch.random.fork_rng():
+        torch.manual_seed(job.seed)
+        supernet = Supernet(space)
+    if path.exists():
+        supernet.load_state_dict(read_tensors(path))
+        return supernet.eval()
+    train(
+        supernet,
+        images,
+        recipe(job, job.supernet_epochs),
+        job.input_size,
+        folder.work("supernet-training.safetensors"),
+        title="supernet",
+        prepare=lambda step, share: supernet.draw(step, share, job.temperature, job.seed),
+        searched=tuple(supernet.alphas),
+        progress=progress,
+    )
+    save_tensors(path, supernet.state_dict(), {"space": space.to_json(), "job": job.to_json()})
+    return supernet
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Scores architectures of a supernet's space by their inherited weights."""
+
+    supernet: Supernet
+    ranking: Ranking
+    images: ImageSets
+    side: int
+
+    @property
+    def importance(self) -> Importance:
+        """The paper's scores of positions and stages."""
+        return Importance.of(self.supernet.probabilities())
+
+    def inherited(self, architecture: Architecture) -> EfficientFormer:
+        """A sub-network with the supernet's weights and batch-norm statistics of its own."""
+        network = inherit(self.supernet, architecture, self.ranking)
+        network.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
+        reestimate_batch_norm(network, self.images.train, self.side)
+        return network
+
+    def score(self, architecture: Architecture) -> Score:
+        """Accuracy on the images set apart for the search."""
+        return evaluate(self.inherited(architecture), self.images.search, self.side)
+
+
+def rank(job: Job, supernet: Supernet, images: ImageSets) -> Judge:
+    """Rank the channels of every width, once, and be ready to score."""
+    largest = supernet.space.largest
+    pooling = largest
+    for stage, blocks in enumerate(stage.blocks for stage in largest.stages):
+        for position in range(len(blocks)):
+            pooling = pooling.with_block(stage, position, "pool")
+    total: dict[str, torch.Tensor] = {}
+    for architecture in (largest, pooling):  # between them they hold every block of the paper's two kinds
+        network = inherit(supernet, architecture)
+        reestimate_batch_norm(network, images.train, job.input_size)
+        for key, scores in channel_scores(network, images.train, job.input_size).items():
+            total[key] = total[key] + scores if key in total else scores
+    return Judge(supernet, Ranking.of(total), images, job.input_size)
+
+
+def learn_found(
+    job: Job, judge: Judge, architecture: Architecture, folder: RunFolder, progress: Progress
+) -> EfficientFormer:
+    """Train the network that was found, from the supernet's weights."""
+    network = judge.inherited(architecture)
+    train(
+        network,
+        judge.images.train,
+        recipe(job, job.epochs),
+        job.input_size,
+        folder.training_state(architecture),
+        title="network",
+        progress=progress,
+    )
+    return network

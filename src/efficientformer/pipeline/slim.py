@@ -1,0 +1,140 @@
+"""`slim`: the main job, end to end. Every stage leaves its result in the run's folder and is not done twice.
+
+efficientformer slim --data photos --budget 8ms
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from efficientformer.architecture import Architecture
+from efficientformer.data.folder import scan
+from efficientformer.files import read_json, write_json
+from efficientformer.latency.table import LatencyTable
+from efficientformer.latency.target import Target
+from efficientformer.model.checkpoint import save_model
+from efficientformer.model.network import EfficientFormer
+from efficientformer.pipeline.job import TABLE, Job, RunFolder
+from efficientformer.pipeline.learn import Judge, learn_found, learn_supernet, rank, read_images
+from efficientformer.pipeline.preflight import Plan, preflight
+from efficientformer.pipeline.prove import Proof, prove, quick_receipt, summarise
+from efficientformer.progress import Progress
+from efficientformer.search import slimming
+from efficientformer.search.journal import Journal
+
+AIM = 0.97  # the search aims a little under the budget: measurements scatter
+TOLERANCE = 1.02  # the exported file's median may be so much over the budget
+ATTEMPTS = 4
+
+
+class BudgetMissedError(RuntimeError):
+    """The exported file stayed over the budget after every attempt."""
+
+
+def slim(job: Job, out: Path, table: Path | None = None, progress: Progress | None = None) -> dict[str, Any]:
+    """Go from images and a budget to a trained, exported and measured network; take up a stopped run.
+
+    Args:
+        job: what is asked for.
+        out: the run's folder.
+        table: a latency table to use and extend; one in the run's folder by default.
+        progress: told how far it is.
+
+    Returns:
+        the summary, as written to `summary.json`.
+
+    Raises:
+        InputError: for images, a budget or a folder that do not fit.
+        BudgetMissedError: if the exported file stays over the budget.
+    """
+    begun, progress, folder = time.monotonic(), progress or Progress(), RunFolder(out)
+    folder.check(job)
+    if folder.file("summary.json").exists():
+        progress.line(f"{out}: this run is done already")
+        return read_json(folder.file("summary.json"))
+    split = scan(job.data, job.seed)
+    progress.stage(f"1/6 measuring on {job.target}")
+    plan, rows = preflight(job, folder, len(split.classes), table or folder.file(TABLE), progress)
+    folder.claim(job)
+    write_json(folder.file("preflight.json"), plan.to_json())
+    progress.stage(f"2/6 reading {sum(map(len, (split.train, split.search, split.val)))} images")
+    images = read_images(job, split, folder, progress)
+    progress.stage(f"3/6 training the supernet {plan.supernet}: {plan.space.largest}")
+    supernet = learn_supernet(job, plan.space, images.train, folder, progress)
+    judge = rank(job, supernet, images)
+    found, network, proof = _meet(job, plan, judge, rows, folder, progress)
+    unslimmed = None
+    if job.train_unslimmed:
+        progress.stage("training the unslimmed network, for comparison")
+        unslimmed = learn_found(job, judge, plan.space.largest, folder, progress)
+    summary = summarise(job, plan, split, judge, rows, found, network, unslimmed, proof)
+    summary["seconds"] = round(time.monotonic() - begun, 1)
+    _finish(folder, found, network, summary)
+    rows.close()
+    return summary
+
+
+def _meet(
+    job: Job, plan: Plan, judge: Judge, rows: LatencyTable, folder: RunFolder, progress: Progress
+) -> tuple[Architecture, EfficientFormer, Proof]:
+    """Search, train, export and measure until the exported file meets the budget."""
+    journal = Journal(folder.file("journal.jsonl"))
+    limit = TOLERANCE * plan.budget_ms
+    for _ in range(ATTEMPTS):
+        progress.stage(f"4/6 slimming to {plan.budget_ms:.3f} ms")
+        found = find(plan, judge, journal, rows, job.target, progress)
+        progress.stage(f"5/6 training the network found: {found.compact()}")
+        network = learn_found(job, judge, found, folder, progress)
+        progress.stage("6/6 exporting, checking and measuring")
+        proof = prove(network, folder, plan, job.target, judge.images.val)
+        measured = proof.slimmed.latency
+        progress.line(f"   {measured} against a budget of {plan.budget_ms:.3f} ms")
+        if measured.median_ms <= limit:
+            return found, network, proof
+        predicted = rows.predict(found).ms
+        journal.verify(found, predicted, measured.median_ms, rows.verify(found, measured))
+    raise BudgetMissedError(
+        f"{folder.root}: the exported file took {measured.median_ms:.3f} ms at best, over the budget of "
+        f"{plan.budget_ms:.3f} ms, after {ATTEMPTS} attempts; is the machine busy? start the command again"
+    )
+
+
+def find(
+    plan: Plan, judge: Judge, journal: Journal, rows: LatencyTable, target: Target, progress: Progress
+) -> Architecture:
+    """Search for a network whose exported file, measured before it is trained, meets the budget.
+
+    Each measurement recalibrates the table, which moves the point of the search's path where the budget is
+    met, down or up, until that point has itself been measured.
+    """
+    goal_ms = AIM * plan.budget_ms
+
+    def predict(architecture: Architecture) -> float:
+        rows.fill([architecture])
+        return rows.predict(architecture).ms
+
+    def fits(architecture: Architecture) -> bool:
+        known = journal.verified.get(architecture)
+        return (predict(architecture) if known is None else known) <= goal_ms
+
+    while True:
+        found = slimming.slim(plan.space, judge.importance, fits, predict, judge.score, journal, progress)
+        if found in journal.verified:
+            return found
+        predicted, receipt = predict(found), quick_receipt(found, target)
+        scale = rows.verify(found, receipt)
+        journal.verify(found, predicted, receipt.median_ms, scale)
+        told = f"measured {receipt}, predicted {predicted:.3f} ms"
+        progress.line(f"   {told}: the table's scale is now {scale:.3f}")
+
+
+def _finish(
+    folder: RunFolder, found: Architecture, network: EfficientFormer, summary: dict[str, Any]
+) -> None:
+    write_json(folder.file("architecture.json"), found.compact().to_json())
+    save_model(folder.file("model.safetensors"), network)
+    write_json(folder.file("summary.json"), summary)
+    shutil.rmtree(folder.file("work"), ignore_errors=True)

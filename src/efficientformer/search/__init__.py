@@ -1,0 +1,1 @@
+"""Which architecture fits the budget: space, supernet, importances, actions, journal, slimming."""

@@ -1,0 +1,107 @@
+"""How much each position, stage and channel matters.
+
+Positions and stages by the paper's scores of the supernet's α (§3.3). Which channels survive a narrowing the
+paper leaves open: here the first-order Taylor score (Molchanov et al., CVPR 2019), the squared gradient of a
+gate of 1 on the channel, summed over batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from efficientformer.architecture import KINDS, Layer
+from efficientformer.data.batches import evaluation_batches
+from efficientformer.data.images import Images
+from efficientformer.model.network import EfficientFormer
+
+
+@dataclass(frozen=True)
+class Importance:
+    """The paper's scores, one row a stage.
+
+    Attributes:
+        positions: of each MetaPath: the block paths' probability over the identity's.
+    """
+
+    positions: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def of(cls, probabilities: Sequence[Tensor]) -> Importance:
+        """α^4D / α^I in stages 1 and 2, (α^4D + α^3D) / α^I in stages 3 and 4, α as probabilities."""
+        ratios = (stage[:, :-1].sum(1) / stage[:, -1] for stage in probabilities)
+        return cls(tuple(tuple(round(float(ratio), 6) for ratio in stage) for stage in ratios))
+
+    def stage(self, index: int, alive: Sequence[int]) -> float:
+        """A stage's importance: the sum over its positions that are not identities yet."""
+        return sum(self.positions[index][position] for position in alive)
+
+
+def channel_scores(
+    network: EfficientFormer, images: Images, side: int, count: int = 256
+) -> dict[str, Tensor]:
+    """The Taylor score of every channel that can be narrowed away.
+
+    Args:
+        network: a sub-network of full width, with inherited weights.
+        images: training images; `count` of them, spread over all, are used.
+        side: the network's input size.
+        count: how many images.
+
+    Returns:
+        `stage.I` for the stage's width, `stem` for the stem's inner width, `stages.I.blocks.P.KIND` for the
+        hidden width of a block's MLP; a score per channel.
+    """
+    gates: dict[str, Tensor] = {}
+    handles = [
+        module.register_forward_hook(
+            _gate(gates.setdefault(key, torch.ones(width, requires_grad=True)), axis)
+        )
+        for key, width, module, axis in _gated(network)
+    ]
+    scores = {key: torch.zeros(len(gate)) for key, gate in gates.items()}
+    every = max(1, len(images) // count)
+    some = Images(images.pixels[::every], images.labels[::every], ())
+    for x, labels in evaluation_batches(some, side, batch_size=32):
+        loss = F.cross_entropy(network(x), labels)
+        for (key, _), gradient in zip(
+            gates.items(), torch.autograd.grad(loss, list(gates.values())), strict=True
+        ):
+            scores[key] += gradient**2
+    for handle in handles:
+        handle.remove()
+    return scores
+
+
+def _gated(network: EfficientFormer) -> list[tuple[str, int, nn.Module, int]]:
+    """(key, channels, module whose output is gated, axis of the channels)."""
+    gated: list[tuple[str, int, nn.Module, int]] = []
+    for name, layer, module in network.named_modules_of_layers():
+        if layer.kind == "stem":
+            gated.append(("stem", layer.out_width // 2, module.get_submodule("norm1"), 1))
+        if layer.kind in ("stem", "embed") or KINDS[layer.kind].is_block:
+            stage = 0 if layer.kind == "stem" else int(name.split(".")[1])
+            gated.append((f"stage.{stage}", layer.out_width, module, _channel_axis(layer)))
+        if KINDS[layer.kind].is_block:
+            hidden = layer.expansion * layer.in_width
+            gated.append(
+                (f"{name}.{layer.kind}", hidden, module.get_submodule("mlp.act"), _channel_axis(layer))
+            )
+    return gated
+
+
+def _channel_axis(layer: Layer) -> int:
+    return 1 if KINDS[layer.kind].layout == "map" else 2
+
+
+def _gate(gate: Tensor, axis: int):
+    shape = (-1, 1, 1) if axis == 1 else (-1,)
+
+    def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output * gate.view(shape)
+
+    return hook
