@@ -18,6 +18,7 @@ from efficientformer.latency.budget import Budget
 from efficientformer.latency.target import Target
 from efficientformer.search.space import SUPERNETS
 from efficientformer.search.supernet import Temperature
+from efficientformer.training.recipe import Precision
 
 FORMAT = "efficientformer.run/1"
 TABLE = "latency.sqlite"
@@ -38,6 +39,7 @@ class Job:
         batch_size: images a step.
         learning_rate: AdamW's peak, for both trainings.
         augmentation: crops and flips, for both.
+        precision: of both trainings, `fp32` or `bf16`; latency is measured in the target's.
         temperature: the supernet's τ and noise.
         max_unreadable: greatest share of unreadable images.
         train_unslimmed: also train the unslimmed network by the same recipe, to see what slimming cost.
@@ -54,6 +56,7 @@ class Job:
     batch_size: int = 64
     learning_rate: float = 2e-3
     augmentation: Augmentation = field(default_factory=Augmentation)
+    precision: Precision = "fp32"
     temperature: Temperature = field(default_factory=Temperature)
     max_unreadable: float = MAX_UNREADABLE
     train_unslimmed: bool = False

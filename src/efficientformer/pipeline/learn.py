@@ -60,6 +60,7 @@ def recipe(job: Job, epochs: int) -> Recipe:
         batch_size=job.batch_size,
         learning_rate=job.learning_rate,
         augmentation=job.augmentation,
+        precision=job.precision,
         seed=job.seed,
     )
 

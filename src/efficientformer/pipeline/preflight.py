@@ -1,4 +1,4 @@
-"""What can be known before anything is trained: the space, its least and greatest latency, the budget in ms."""
+"""What can be known before training: the space, its least and greatest latency, the budget in ms."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Plan:
 def preflight(
     job: Job, folder: RunFolder, num_classes: int, table: Path, progress: Progress
 ) -> tuple[Plan, LatencyTable]:
-    """Choose the supernet, fill and calibrate the latency table, and hold the budget against what is possible.
+    """Choose the supernet, fill and calibrate the latency table, hold the budget against what is possible.
 
     Raises:
         InputError: if the budget is below what the smallest network takes, or the table is another machine's.

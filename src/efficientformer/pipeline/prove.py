@@ -1,4 +1,4 @@
-"""The proof: the exported file, checked against PyTorch, timed beside its peers, its figures in one summary."""
+"""The proof: the exported file, checked against PyTorch, timed beside its peers, and one summary of all."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ import importlib.metadata
 from dataclasses import dataclass
 from typing import Any
 
-import timm
-import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from efficientformer.architecture import Architecture
 from efficientformer.data.batches import cached_side, evaluation_batches
@@ -20,6 +16,7 @@ from efficientformer.data.images import Images
 from efficientformer.latency.artefact import Artefact, export, network_runner, runner, untrained
 from efficientformer.latency.measure import Measurement, measure
 from efficientformer.latency.runtimes import RUNTIMES
+from efficientformer.latency.subjects import count_macs, peer
 from efficientformer.latency.table import LatencyTable
 from efficientformer.latency.target import Target
 from efficientformer.model.network import EfficientFormer
@@ -76,28 +73,20 @@ def prove(network: EfficientFormer, folder: RunFolder, plan: Plan, target: Targe
     artefact = export(network, path, target, images)
     image = (found.in_channels, *found.input_size)
     unslimmed = plan.space.largest
-    peer = timm.create_model(PEER.removeprefix("timm/"), num_classes=found.num_classes).eval()
+    mobilenet, _ = peer(PEER, num_classes=found.num_classes)
     runners = {
         "slimmed": runner(path, target, (1, *image)),
         "unslimmed": network_runner(untrained(unslimmed), target, image),
-        PEER: network_runner(peer, target, image),
+        PEER: network_runner(mobilenet, target, image),
     }
     sizes = {
         "slimmed": (found.params, found.macs),
         "unslimmed": (unslimmed.params, unslimmed.macs),
-        PEER: (sum(p.numel() for p in peer.parameters()), count_macs(peer, image)),
+        PEER: (sum(p.numel() for p in mobilenet.parameters()), count_macs(mobilenet, image)),
     }
     receipts = measure(runners, target, rounds=20, seconds=4.0, min_samples=100)
     slimmed, *others = (Contender(name, *sizes[name], receipt) for name, receipt in receipts.items())
     return Proof(artefact, slimmed, tuple(others))
-
-
-def count_macs(module: nn.Module, image: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of any module for one image, counted by torch while it runs."""
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        module(torch.zeros(1, *image))
-    return counter.get_total_flops() // 2
 
 
 def quick_receipt(architecture: Architecture, target: Target) -> Measurement:

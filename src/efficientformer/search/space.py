@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from efficientformer.architecture import Architecture, uniform
+from efficientformer.architecture import Architecture, Attention, uniform
 from efficientformer.errors import InputError
 
 ATTENTION_STAGES = (2, 3)  # paper, §3.3: attention only where tokens are few
@@ -83,13 +83,23 @@ class SearchSpace:
         return cls(**fields)
 
 
-_SIZES: dict[str, tuple[tuple[int, int, int, int], tuple[int, int, int, int]]] = {
-    "xs": ((32, 64, 96, 160), (2, 2, 4, 3)),
-    "s": ((32, 64, 128, 256), (2, 2, 6, 4)),
-    "m": ((48, 96, 224, 448), (3, 3, 8, 5)),
-    "l7": ((96, 192, 384, 768), (6, 6, 18, 8)),
+@dataclass(frozen=True)
+class _Size:
+    """Widths and depths of the four stages, and the attention of all its blocks."""
+
+    widths: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+    attention: Attention = field(default_factory=Attention)
+
+
+_SIZES = {
+    "xs": _Size((32, 64, 96, 160), (2, 2, 4, 3), Attention(heads=4, key_dim=16, value_dim=64)),
+    "s": _Size((32, 64, 128, 256), (2, 2, 6, 4), Attention(heads=8, key_dim=16, value_dim=64)),
+    "m": _Size((48, 96, 224, 448), (3, 3, 8, 5)),
+    "l7": _Size((96, 192, 384, 768), (6, 6, 18, 8)),
 }
-"""Supernets by name: widths and depths of the four stages. `l7` holds all three of the paper's networks."""
+"""Supernets by name. `l7` holds all three of the paper's networks. The two small ones have less attention
+than the paper's 8 heads of 32 and 128, which would outweigh the rest of a narrow network."""
 
 SUPERNETS = tuple(_SIZES)
 
@@ -104,9 +114,11 @@ def supernet_space(name: str, *, input_size: int, num_classes: int, distilled: b
     """
     if name not in _SIZES:
         raise InputError(f"unknown supernet {name!r}; known: {', '.join(SUPERNETS)}")
-    widths, depths = _SIZES[name]
+    size = _SIZES[name]
+    depths = size.depths
     largest = dataclasses.replace(
-        uniform(widths, depths, depths[3]),
+        uniform(size.widths, depths, depths[3]),
+        attention=size.attention,
         input_size=(input_size, input_size),
         num_classes=num_classes,
         distilled=distilled,

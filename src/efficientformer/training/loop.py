@@ -102,9 +102,11 @@ def _step(
     x: Tensor,
     labels: Tensor,
 ) -> float:
-    outputs = model(x)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        outputs = model(x)
     heads = outputs if isinstance(outputs, tuple) else (outputs,)
-    losses = [F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing) for logits in heads]
+    smoothing = recipe.label_smoothing
+    losses = [F.cross_entropy(logits.float(), labels, label_smoothing=smoothing) for logits in heads]
     loss = torch.stack(losses).mean()
     optimizer.zero_grad()
     loss.backward()

@@ -22,6 +22,11 @@ class Traced:
 class Session(Protocol):
     """A loaded file, ready to run."""
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The input's shape, batch first."""
+        ...
+
     def run(self, array: np.ndarray) -> np.ndarray:
         """The outputs for one float32 input of the exported shape."""
         ...

@@ -1,0 +1,301 @@
+"""The command line: each command parses, calls one function, prints. `efficientformer --help` lists them.
+
+Exit code 0: done; 2: the input was wrong, one line says what, where and what to do; 1: a fault of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+import efficientformer
+from efficientformer import terminal
+from efficientformer.architecture import PRESETS
+from efficientformer.data.batches import Augmentation
+from efficientformer.errors import InputError
+from efficientformer.latency.budget import Budget
+from efficientformer.latency.measure import measure as measure_subjects
+from efficientformer.latency.runtimes import RUNTIMES
+from efficientformer.latency.subjects import subject
+from efficientformer.latency.target import Target, fingerprint
+from efficientformer.model.zoo import list_models
+from efficientformer.pipeline.demo import demo_job, write_digits
+from efficientformer.pipeline.job import Job
+from efficientformer.pipeline.slim import BudgetMissedError
+from efficientformer.pipeline.slim import slim as run_slim
+from efficientformer.report import write_report
+from efficientformer.search.journal import Journal, replay
+from efficientformer.search.supernet import Noise, Temperature
+from efficientformer.training.recipe import Precision
+
+app = App(
+    name="efficientformer",
+    help="From a folder of images and a latency budget to a trained network that meets it here.",
+    version=efficientformer.__version__,
+    help_format="plaintext",
+)
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document and no table.")]
+TargetText = Annotated[
+    str, Parameter(name="--target", help="Where to measure: RUNTIME[:DEVICE][:threads=N][:precision=P].")
+]
+DEFAULT_TARGET = "onnxruntime:cpu:threads=1"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_none")
+    except (InputError, CycloptsError) as error:
+        line = " ".join(str(error).split())
+        print(f"efficientformer: {line}", file=sys.stderr)
+        return 2
+    except BudgetMissedError as error:
+        print(f"efficientformer: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("efficientformer: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, ensure_ascii=False))
+
+
+@app.command
+def check(*, target: TargetText = DEFAULT_TARGET, as_json: Json = False) -> None:
+    """What this machine can do: processor, runtimes, versions, and how noisy its clock is."""
+    import platform
+
+    import torch
+
+    where = Target.parse(target)
+    noise = measure_subjects({"sentinel": lambda: sum(range(20_000))}, where, seconds=1.0)["sentinel"]
+    facts = {
+        **fingerprint(where),
+        "runtimes": ", ".join(f"{name} {runtime.version()}" for name, runtime in RUNTIMES.items()),
+        "python": platform.python_version(),
+        "torch": f"{torch.__version__}, {torch.get_num_threads()} threads for training",
+        "accelerator": "cuda" if torch.cuda.is_available() else "none",
+        "a fixed piece of work": f"{noise}",
+    }
+    if as_json:
+        _print_json(facts)
+    else:
+        terminal.show(terminal.facts_table(f"efficientformer {efficientformer.__version__}", facts))
+
+
+@app.command
+def models(pattern: str = "*", *, as_json: Json = False) -> None:
+    """The networks known by name.
+
+    Args:
+        pattern: a shell-style pattern.
+        as_json: print JSON.
+    """
+    known = {name: PRESETS[name] for name in list_models(pattern)}
+    if not known:
+        raise InputError(f"no model matches {pattern!r}; known: {', '.join(list_models())}")
+    if as_json:
+        _print_json(
+            [{"model": n, "params": a.params, "macs": a.macs, **a.to_json()} for n, a in known.items()]
+        )
+        return
+    rows = [
+        (name, f"{a.params:,}", f"{a.macs / 1e9:.3f} G", str(a.widths), str(a.depths))
+        for name, a in known.items()
+    ]
+    terminal.show(terminal.models_table(rows))
+
+
+@app.command
+def measure(
+    *names: str, target: TargetText = DEFAULT_TARGET, input_size: int | None = None, as_json: Json = False
+) -> None:
+    """Latency receipts side by side, in one interleaved run.
+
+    Args:
+        names: presets, timm/NAME peers, run folders, architecture.json files or exported files.
+        target: where.
+        input_size: pixels of a side; each model's own by default.
+        as_json: print JSON.
+    """
+    if not names:
+        raise InputError(
+            "measure: name at least one model, such as efficientformer_l1 or timm/mobilenetv2_100"
+        )
+    where = Target.parse(target)
+    subjects = [subject(name, where, input_size) for name in dict.fromkeys(names)]
+    receipts = measure_subjects({one.name: one.call for one in subjects}, where, seconds=3.0)
+    if as_json:
+        _print_json([receipt.to_json() for receipt in receipts.values()])
+        return
+    sizes = {
+        one.name: (
+            f"{one.image[1]}×{one.image[2]}",
+            f"{one.params / 1e6:.2f} M" if one.params else "–",
+            f"{one.macs / 1e9:.3f} G" if one.macs else "–",
+        )
+        for one in subjects
+    }
+    terminal.show(terminal.receipts_table(receipts, sizes))
+
+
+@app.command
+def slim(
+    *,
+    data: Path,
+    budget: str,
+    target: TargetText = DEFAULT_TARGET,
+    input_size: int = Job.input_size,
+    out: Path = Path("runs/slim"),
+    supernet: str = Job.supernet,
+    supernet_epochs: int = Job.supernet_epochs,
+    epochs: int = Job.epochs,
+    batch_size: int = Job.batch_size,
+    learning_rate: float = Job.learning_rate,
+    min_area: float = Augmentation.min_area,
+    flip: bool = Augmentation.flip,
+    precision: Precision = Job.precision,
+    tau_start: float = Temperature.start,
+    tau_end: float = Temperature.end,
+    noise: Noise = Temperature.noise,
+    max_unreadable: float = Job.max_unreadable,
+    train_unslimmed: bool = Job.train_unslimmed,
+    table: Path | None = None,
+    seed: int = Job.seed,
+    as_json: Json = False,
+) -> None:
+    """The main job: from a folder of images and a budget to a trained network that meets it, with the proof.
+
+    Start the same command again to go on with a run that was stopped.
+
+    Args:
+        data: folder of train/<class>/* and val/<class>/*, or of <class>/*.
+        budget: latency of one inference with its unit: 8ms, 500us, or 50% of the unslimmed network.
+        target: where it must be met.
+        input_size: pixels of a side, a multiple of 32.
+        out: the run's folder.
+        supernet: xs, s, m, l7, or auto for the smallest that leaves room for a search.
+        supernet_epochs: passes over the training images for the supernet.
+        epochs: the same for the network that is found.
+        batch_size: images a step.
+        learning_rate: AdamW's peak.
+        min_area: smallest share of an image that a random crop keeps.
+        flip: mirror images in training.
+        precision: of training; bf16 is faster where the processor has it.
+        tau_start: the supernet's softmax temperature at first.
+        tau_end: and at last.
+        noise: of the Gumbel softmax; the paper's text has uniform.
+        max_unreadable: greatest share of unreadable images that is put up with.
+        train_unslimmed: also train the unslimmed network, to see what slimming cost.
+        table: a latency table to use and extend, instead of the run's own.
+        seed: of everything random.
+        as_json: print the summary as JSON.
+    """
+    job = Job(
+        data,
+        Budget.parse(budget),
+        Target.parse(target),
+        input_size=input_size,
+        supernet=supernet,
+        supernet_epochs=supernet_epochs,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        augmentation=Augmentation(min_area, flip),
+        precision=precision,
+        temperature=Temperature(tau_start, tau_end, noise),
+        max_unreadable=max_unreadable,
+        train_unslimmed=train_unslimmed,
+        seed=seed,
+    )
+    _finish(run_slim(job, out, table), out, as_json=as_json)
+
+
+@app.command
+def demo(
+    *,
+    budget: str = "50%",
+    target: TargetText = DEFAULT_TARGET,
+    out: Path = Path("runs/demo"),
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """The main job on scikit-learn's handwritten digits: minutes on two cores, no download.
+
+    Args:
+        budget: latency with its unit, or a share of the unslimmed network's.
+        target: where it must be met.
+        out: the run's folder; the images are written beside it.
+        seed: of everything random.
+        as_json: print the summary as JSON and nothing else.
+    """
+    job = demo_job(out.with_name("digits"), Budget.parse(budget), Target.parse(target), seed)
+    write_digits(job.data)
+    summary = run_slim(job, out)
+    _finish(summary, out, as_json=as_json)
+    if not as_json:
+        _print_json(_short(summary))
+
+
+def _finish(summary: dict[str, Any], out: Path, *, as_json: bool) -> None:
+    page = write_report(out)
+    if as_json:
+        _print_json(_short(summary))
+        return
+    terminal.show(terminal.summary_table(summary))
+    terminal.show(terminal.accuracy_table(summary))
+    print(f"network: {summary['architecture']}  (P pooling block, A attention block)")
+    print(f"report:  {page}")
+
+
+def _short(summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary without raw samples and layer lists; those stay in `summary.json`."""
+    short = {key: value for key, value in summary.items() if key not in ("layers", "classes")}
+    short["contenders"] = [
+        {**one, "latency": {key: value for key, value in one["latency"].items() if key != "samples_ms"}}
+        for one in summary["contenders"]
+    ]
+    return short
+
+
+@app.command(name="replay")
+def replay_journal(run: Path, *, as_json: Json = False) -> None:
+    """A run's journal: every step, applied anew; an error if it does not lead where it says.
+
+    Args:
+        run: a run's folder.
+        as_json: print the architecture it leads to as JSON.
+    """
+    journal = Journal(run / "journal.jsonl")
+    architecture = replay(journal)
+    if as_json:
+        _print_json(architecture.to_json())
+        return
+    terminal.show(terminal.journal_table(journal))
+    print(f"replayed to {architecture.compact()}")
+
+
+@app.command
+def report(run: Path) -> None:
+    """Write a finished run's HTML page anew.
+
+    Args:
+        run: a run's folder.
+    """
+    print(write_report(run))
+
+
+def run() -> None:
+    """The program."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

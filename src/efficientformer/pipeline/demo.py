@@ -1,0 +1,53 @@
+"""Real images without a download: scikit-learn's 1,797 handwritten digits, as a folder of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from efficientformer.data.batches import Augmentation
+from efficientformer.errors import InputError
+from efficientformer.latency.budget import Budget
+from efficientformer.latency.target import Target
+from efficientformer.pipeline.job import Job
+
+INPUT_SIZE = 64
+
+
+def demo_job(data: Path, budget: Budget, target: Target, seed: int) -> Job:
+    """The demo's job: a small supernet on digits, minutes on two cores. Digits are not mirrored."""
+    return Job(
+        data,
+        budget,
+        target,
+        input_size=INPUT_SIZE,
+        supernet="xs",
+        supernet_epochs=12,
+        epochs=15,
+        augmentation=Augmentation(min_area=0.7, flip=False),
+        train_unslimmed=True,
+        seed=seed,
+    )
+
+
+def write_digits(root: Path) -> Path:
+    """Write the digits as `train/<digit>/*.png` and `val/<digit>/*.png`, every fifth for validation.
+
+    They are from the test set of UCI's "Optical Recognition of Handwritten Digits": 8×8 pixels, 17 greys.
+
+    Raises:
+        InputError: if scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise InputError("the demo needs scikit-learn: pip install 'efficientformer[demo]'") from None
+    digits = load_digits()
+    for index, (image, label) in enumerate(zip(digits["images"], digits["target"], strict=True)):
+        path = root / ("val" if index % 5 == 0 else "train") / str(label) / f"{index:04}.png"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image * (255 / 16)).round().astype(np.uint8)).save(path)
+    return root
