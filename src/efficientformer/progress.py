@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TextIO
+from typing import Literal, TextIO
 
 
 class Progress:
     """Lines, at most one every `every_s` seconds within a stage; a silent one for tests is `Progress(None)`.
 
     Args:
-        stream: where to write.
+        stream: where to write; what is standard error at the time, if not given.
         every_s: least seconds between two updates of the same stage.
     """
 
-    def __init__(self, stream: TextIO | None = sys.stderr, every_s: float = 5.0) -> None:
+    def __init__(self, stream: TextIO | Literal["stderr"] | None = "stderr", every_s: float = 5.0) -> None:
         self._stream, self._every_s = stream, every_s
         self._begun = self._last = time.monotonic()
         self._first: int | None = None
@@ -28,7 +28,7 @@ class Progress:
     def line(self, text: str) -> None:
         """One line, always."""
         if self._stream is not None:
-            print(text, file=self._stream, flush=True)
+            print(text, file=sys.stderr if self._stream == "stderr" else self._stream, flush=True)
 
     def update(self, done: int, total: int, text: str) -> None:
         """So much of the stage is done; printed if the last line is old enough, or it was the last of it."""

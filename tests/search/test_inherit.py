@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from efficientformer.latency.table import randomise_norms
+from efficientformer.search.importance import channel_scores
+from efficientformer.search.inherit import Ranking, inherit
+from efficientformer.search.space import supernet_space
+from efficientformer.search.supernet import Supernet
+
+SPACE = supernet_space("xs", input_size=32, num_classes=3)
+
+
+@pytest.fixture(scope="module")
+def supernet() -> Supernet:
+    torch.manual_seed(0)
+    built = Supernet(SPACE, layer_scale_init=0.5).eval()
+    randomise_norms(built)
+    return built
+
+
+def ranking(supernet: Supernet) -> Ranking:
+    """A reversed order everywhere: the last channels are the best."""
+    pooling = SPACE.largest
+    for stage, blocks in enumerate(stage.blocks for stage in SPACE.largest.stages):
+        for position in range(len(blocks)):
+            pooling = pooling.with_block(stage, position, "pool")
+    from efficientformer.data.images import Images
+
+    images = Images(torch.zeros(2, 37, 37, 3, dtype=torch.uint8), torch.tensor([0, 1]), ())
+    widths = {
+        key: len(score)
+        for one in (SPACE.largest, pooling)
+        for key, score in channel_scores(inherit(supernet, one), images, 32).items()
+    }
+    return Ranking({key: torch.arange(width).flip(0) for key, width in widths.items()})
+
+
+def test_the_best_channels_are_kept_in_their_own_order() -> None:
+    ranked = Ranking.of({"stage.0": torch.tensor([0.1, 5.0, 0.3, 5.0])})
+    assert ranked.keep("stage.0", 3).tolist() == [1, 2, 3]
+    assert ranked.keep("stage.0", 1).tolist() == [1]  # of equals, the first
+
+
+def test_a_narrowed_network_takes_the_kept_channels_of_every_axis(supernet: Supernet) -> None:
+    narrow = SPACE.largest.with_width(0, 16).with_width(1, 48).with_width(3, 96)
+    network = inherit(supernet, narrow, ranking(supernet))
+    assert network.architecture == narrow.compact()
+    embed, source = network.get_submodule("stages.1.embed.conv"), supernet.embed(1).conv
+    assert torch.equal(embed.weight, source.weight[16:, 16:])  # 64 → 48 and 32 → 16, the last ones
+    assert torch.equal(network.stem.conv1.weight, supernet.stem.conv1.weight[8:])
+    assert torch.equal(network.stem.conv2.weight, supernet.stem.conv2.weight[16:, 8:])
+    block = network.get_submodule("stages.3.blocks.0")
+    whole = supernet.stage(3)[0]["attention"]
+    assert torch.equal(block.mlp.fc1.weight, whole.mlp.fc1.weight[256:, 64:])
+    assert torch.equal(block.mlp.fc2.weight, whole.mlp.fc2.weight[64:, 256:])
+    assert torch.equal(
+        block.token_mixer.qkv.weight,
+        whole.token_mixer.qkv.weight[:, 64:],
+    )
+    assert torch.equal(network.head.classifier.weight, supernet.head.classifier.weight[:, 64:])
+
+
+def test_every_weight_of_every_narrow_network_is_filled(supernet: Supernet) -> None:
+    """No tensor keeps its random start: two networks from other seeds come out equal."""
+    ranked = ranking(supernet)
+    for architecture in SPACE.between():
+        torch.manual_seed(1)
+        first = inherit(supernet, architecture, ranked).state_dict()
+        torch.manual_seed(2)
+        second = inherit(supernet, architecture, ranked).state_dict()
+        assert all(torch.equal(first[key], second[key]) for key in first)
