@@ -162,5 +162,5 @@ def summarise(
             ]
             for name, one in (("slimmed", found), ("unslimmed", plan.space.largest))
         },
-        "job": job.to_json(),
+        "job": {**job.to_json(), "data": job.data.name},
     }
