@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from efficientformer import InputError
+from efficientformer.latency.target import Target
 from efficientformer.search.journal import Journal, replay
+from tests.pipeline import simulated
 from tests.search.test_slimming import SPACE, search
 
 
@@ -25,9 +27,10 @@ def test_reading_gives_back_what_was_written(written: Path) -> None:
 def test_verified_networks_are_kept_and_do_not_disturb_the_path(written: Path) -> None:
     journal = Journal(written)
     last = journal.architectures()[-1]
-    journal.verify(last, 1.4, 1.6, 1.14)
+    journal.verify(last, 1.4, simulated.receipt("net", Target(), 1.6), 1.14)
     again = Journal(written)
     assert again.verified == {last: 1.6}
+    assert again.scale == 1.14
     assert again.architectures() == journal.architectures()
     assert replay(again) == last
 

@@ -6,8 +6,9 @@ prediction is
 
     latency = scale · (a · sum of rows + b · megabytes of weights),   a, b ≥ 0
 
-with a and b fitted to those networks (`calibrate`) and the scale taken from the network measured last
-(`verify`). Both terms shrink when a network is slimmed, so slimming never raises its prediction.
+with a and b fitted to those networks (`calibrate`) and the scale, 1 at first, corrected by networks that a
+search measures on its way (`verify`). Both terms shrink when a network is slimmed, so slimming never raises
+its prediction.
 
 The table is filled as layers are asked for and kept row by row, so that a stopped build goes on where it
 was. A table of another machine, runtime or version is refused.
@@ -42,8 +43,8 @@ CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS rows (
     layer TEXT, target TEXT, measurement TEXT NOT NULL, PRIMARY KEY (layer, target));
 CREATE TABLE IF NOT EXISTS networks (
-    id INTEGER PRIMARY KEY, role TEXT NOT NULL, scope TEXT NOT NULL, architecture TEXT NOT NULL,
-    target TEXT NOT NULL, measurement TEXT NOT NULL);
+    id INTEGER PRIMARY KEY, scope TEXT NOT NULL, architecture TEXT NOT NULL, target TEXT NOT NULL,
+    measurement TEXT NOT NULL);
 """
 
 Progress = Callable[[int, int], None]
@@ -57,12 +58,10 @@ class Prediction:
     Attributes:
         ms: milliseconds, calibrated.
         plus_minus_ms: what the rows' own 95 % intervals add up to (taken as independent).
-        scale: the calibration factor in it.
     """
 
     ms: float
     plus_minus_ms: float
-    scale: float
 
 
 class LatencyTable:
@@ -93,7 +92,7 @@ class LatencyTable:
             )
         }
         self._fit = self._read_fit()
-        self._scale = self._read_scale()
+        self.scale = 1.0
 
     def _claim(self) -> None:
         here = fingerprint(self.target)
@@ -169,62 +168,49 @@ class LatencyTable:
         spans = [self._rows[layer.key()].interval_ms for layer in architecture.layers()]
         half = sum(((high - low) / 2) ** 2 for low, high in spans) ** 0.5
         total = a * self.sum_ms(architecture) + b * megabytes(architecture)
-        return Prediction(self._scale * total, self._scale * a * half, self._scale)
+        return Prediction(self.scale * total, self.scale * a * half)
 
     def calibrate(self, networks: dict[Architecture, Measurement]) -> None:
         """Fit a and b anew to whole networks that were measured in one run; earlier ones are forgotten."""
         with self._db:
             where = (str(self.target), self.scope)
             self._db.execute("DELETE FROM networks WHERE target = ? AND scope = ?", where)
-            self._keep("calibration", networks)
-        self._fit, self._scale = self._read_fit(), 1.0
+            self._db.executemany(
+                "INSERT INTO networks (scope, architecture, target, measurement) VALUES (?, ?, ?, ?)",
+                [
+                    (self.scope, json.dumps(one.to_json()), str(self.target), json.dumps(receipt.to_json()))
+                    for one, receipt in networks.items()
+                ],
+            )
+        self._fit = self._read_fit()
 
-    def verify(self, architecture: Architecture, measured: Measurement) -> float:
-        """Learn the scale from one whole network, measured near the budget; the new scale.
+    def verify(self, architecture: Architecture, measured_ms: float) -> float:
+        """Set the scale so that one whole network, measured near the budget, is predicted exactly.
 
         One factor for all networks keeps their order, so a search path does not depend on it: this moves
-        only the point of the path where the budget is met.
+        only the point of the path where the budget is met. The scale belongs to the search, whose journal
+        keeps it; the file does not.
         """
-        with self._db:
-            self._keep("verification", {architecture: measured})
-        self._scale = self._read_scale()
-        return self._scale
+        self.scale *= measured_ms / self.predict(architecture).ms
+        return self.scale
 
-    def _keep(self, role: str, networks: dict[Architecture, Measurement]) -> None:
-        self._db.executemany(
-            "INSERT INTO networks (role, scope, architecture, target, measurement) VALUES (?, ?, ?, ?, ?)",
-            [
-                (role, self.scope, json.dumps(one.to_json()), str(self.target), json.dumps(receipt.to_json()))
-                for one, receipt in networks.items()
-            ],
-        )
-
-    def networks(self, role: str) -> list[tuple[Architecture, Measurement]]:
-        """Whole networks that were measured, oldest first: `calibration` or `verification`."""
-        query = """SELECT architecture, measurement FROM networks
-            WHERE target = ? AND scope = ? AND role = ? ORDER BY id"""
+    def calibrations(self) -> list[tuple[Architecture, Measurement]]:
+        """The whole networks that a and b are fitted to."""
+        query = "SELECT architecture, measurement FROM networks WHERE target = ? AND scope = ? ORDER BY id"
         return [
             (Architecture.from_json(json.loads(one)), Measurement.from_json(json.loads(receipt)))
-            for one, receipt in self._db.execute(query, (str(self.target), self.scope, role))
+            for one, receipt in self._db.execute(query, (str(self.target), self.scope))
         ]
 
     def _read_fit(self) -> tuple[float, float]:
         """Least squares of the relative errors; a = 1, b = 0 before any network was measured."""
-        known = self.networks("calibration")
+        known = self.calibrations()
         if not known:
             return 1.0, 0.0
         features = np.array([[self.sum_ms(one), megabytes(one)] for one, _ in known])
         measured = np.array([receipt.median_ms for _, receipt in known])
         a, b = scipy.optimize.nnls(features / measured[:, None], np.ones(len(known)))[0]
         return float(a), float(b)
-
-    def _read_scale(self) -> float:
-        known = self.networks("verification")
-        if not known:
-            return 1.0
-        architecture, measured = known[-1]
-        a, b = self._fit
-        return measured.median_ms / (a * self.sum_ms(architecture) + b * megabytes(architecture))
 
 
 def megabytes(architecture: Architecture) -> float:

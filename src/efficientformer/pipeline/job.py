@@ -22,6 +22,8 @@ from efficientformer.training.recipe import Precision
 
 FORMAT = "efficientformer.run/1"
 TABLE = "latency.sqlite"
+AIM = 0.97  # the search aims a little under the budget: measurements scatter
+TOLERANCE = 0.02  # the exported file's median may be so much over the budget
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from efficientformer.latency.subjects import count_macs, peer
 from efficientformer.latency.table import LatencyTable
 from efficientformer.latency.target import Target
 from efficientformer.model.network import EfficientFormer
-from efficientformer.pipeline.job import Job, RunFolder
+from efficientformer.pipeline.job import TOLERANCE, Job, RunFolder
 from efficientformer.pipeline.learn import Judge
 from efficientformer.pipeline.preflight import Plan
 from efficientformer.training.evaluate import evaluate
@@ -117,6 +117,7 @@ def summarise(
         "date": latency.date,
         "budget_ms": plan.budget_ms,
         "budget": str(job.budget),
+        "tolerance": TOLERANCE,
         "predicted_ms": prediction.ms,
         "predicted_plus_minus_ms": prediction.plus_minus_ms,
         "measured_ms": latency.median_ms,

@@ -13,11 +13,12 @@ from typing import Any
 from efficientformer.architecture import Architecture
 from efficientformer.data.folder import scan
 from efficientformer.files import read_json, write_json
+from efficientformer.latency.measure import Measurement
 from efficientformer.latency.table import LatencyTable
 from efficientformer.latency.target import Target
 from efficientformer.model.checkpoint import save_model
 from efficientformer.model.network import EfficientFormer
-from efficientformer.pipeline.job import TABLE, Job, RunFolder
+from efficientformer.pipeline.job import AIM, TABLE, TOLERANCE, Job, RunFolder
 from efficientformer.pipeline.learn import Judge, learn_found, learn_supernet, rank, read_images
 from efficientformer.pipeline.preflight import Plan, preflight
 from efficientformer.pipeline.prove import Proof, prove, quick_receipt, summarise
@@ -25,8 +26,6 @@ from efficientformer.progress import Progress
 from efficientformer.search import slimming
 from efficientformer.search.journal import Journal
 
-AIM = 0.97  # the search aims a little under the budget: measurements scatter
-TOLERANCE = 1.02  # the exported file's median may be so much over the budget
 ATTEMPTS = 4
 
 
@@ -82,7 +81,7 @@ def _meet(
 ) -> tuple[Architecture, EfficientFormer, Proof]:
     """Search, train, export and measure until the exported file meets the budget."""
     journal = Journal(folder.file("journal.jsonl"))
-    limit = TOLERANCE * plan.budget_ms
+    limit = (1 + TOLERANCE) * plan.budget_ms
     for _ in range(ATTEMPTS):
         progress.stage(f"4/6 slimming to {plan.budget_ms:.3f} ms")
         found = find(plan, judge, journal, rows, job.target, progress)
@@ -94,8 +93,7 @@ def _meet(
         progress.line(f"   {measured} against a budget of {plan.budget_ms:.3f} ms")
         if measured.median_ms <= limit:
             return found, network, proof
-        predicted = rows.predict(found).ms
-        journal.verify(found, predicted, measured.median_ms, rows.verify(found, measured))
+        _recalibrate(journal, rows, found, measured)
     raise BudgetMissedError(
         f"{folder.root}: the exported file took {measured.median_ms:.3f} ms at best, over the budget of "
         f"{plan.budget_ms:.3f} ms, after {ATTEMPTS} attempts; is the machine busy? start the command again"
@@ -110,7 +108,7 @@ def find(
     Each measurement recalibrates the table, which moves the point of the search's path where the budget is
     met, down or up, until that point has itself been measured.
     """
-    goal_ms = AIM * plan.budget_ms
+    goal_ms, rows.scale = AIM * plan.budget_ms, journal.scale
 
     def predict(architecture: Architecture) -> float:
         rows.fill([architecture])
@@ -125,10 +123,15 @@ def find(
         if found in journal.verified:
             return found
         predicted, receipt = predict(found), quick_receipt(found, target)
-        scale = rows.verify(found, receipt)
-        journal.verify(found, predicted, receipt.median_ms, scale)
+        _recalibrate(journal, rows, found, receipt)
         told = f"measured {receipt}, predicted {predicted:.3f} ms"
-        progress.line(f"   {told}: the table's scale is now {scale:.3f}")
+        progress.line(f"   {told}: the table's scale is now {rows.scale:.3f}")
+
+
+def _recalibrate(journal: Journal, rows: LatencyTable, found: Architecture, measured: Measurement) -> None:
+    """Learn from a network that was measured; the journal keeps it, so that a resumed search knows it too."""
+    predicted = rows.predict(found).ms
+    journal.verify(found, predicted, measured, rows.verify(found, measured.median_ms))
 
 
 def _finish(

@@ -102,8 +102,9 @@ class Story:
 
     @property
     def met(self) -> bool:
-        """Whether the measured median is within the budget."""
-        return self.summary["measured_ms"] <= self.summary["budget_ms"]
+        """Whether the measured median is within the budget and its tolerance."""
+        limit = self.summary["budget_ms"] * (1 + self.summary.get("tolerance", 0.0))
+        return self.summary["measured_ms"] <= limit
 
     @property
     def accuracy_floor(self) -> float:

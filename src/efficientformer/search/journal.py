@@ -14,6 +14,7 @@ from typing import Any
 
 from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
+from efficientformer.latency.measure import Measurement
 from efficientformer.search.actions import Action
 
 FORMAT = "efficientformer.journal/1"
@@ -120,6 +121,10 @@ class Journal:
     Args:
         path: the file; it need not exist yet.
 
+    Attributes:
+        verified: networks of the path that were exported and measured, with their median in ms.
+        scale: the latency table's, as the last of them set it.
+
     Raises:
         InputError: if the file is no journal, or a whole line of it is damaged.
     """
@@ -129,6 +134,7 @@ class Journal:
         self.start: Start | None = None
         self.steps: list[Step] = []
         self.verified: dict[Architecture, float] = {}
+        self.scale = 1.0
         for line in self._whole_lines():
             if line["event"] == "start":
                 self.start = Start.from_json(line)
@@ -136,6 +142,7 @@ class Journal:
                 self.steps.append(Step.from_json(line))
             elif line["event"] == "verified":
                 self.verified[Architecture.from_json(line["architecture"])] = line["measured_ms"]
+                self.scale = line["scale"]
 
     def _whole_lines(self) -> list[dict[str, Any]]:
         if not self.path.exists():
@@ -164,16 +171,21 @@ class Journal:
         self._write(step.to_json())
 
     def verify(
-        self, architecture: Architecture, predicted_ms: float, measured_ms: float, scale: float
+        self, architecture: Architecture, predicted_ms: float, measured: Measurement, scale: float
     ) -> None:
-        """Write what a network of the path took when it was exported and measured, and the new scale."""
-        self.verified[architecture] = measured_ms
+        """Write what a network of the path took when it was measured, and the table's new scale."""
+        self.verified[architecture], self.scale = measured.median_ms, scale
         self._write(
             {
                 "event": "verified",
                 "architecture": architecture.to_json(),
                 "predicted_ms": predicted_ms,
-                "measured_ms": measured_ms,
+                "measured_ms": measured.median_ms,
+                "p10_ms": measured.p10_ms,
+                "p90_ms": measured.p90_ms,
+                "samples": len(measured.samples_ms),
+                "verdict": measured.verdict,
+                "date": measured.date,
                 "scale": scale,
             }
         )
