@@ -17,6 +17,7 @@ from efficientformer import terminal
 from efficientformer.architecture import PRESETS
 from efficientformer.data.batches import Augmentation
 from efficientformer.errors import InputError
+from efficientformer.latency.artefact import ExportMismatchError
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.measure import measure as measure_subjects
 from efficientformer.latency.runtimes import RUNTIMES
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         line = " ".join(str(error).split())
         print(f"efficientformer: {line}", file=sys.stderr)
         return 2
-    except BudgetMissedError as error:
+    except (BudgetMissedError, ExportMismatchError) as error:
         print(f"efficientformer: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -215,7 +216,7 @@ def slim(
         train_unslimmed=train_unslimmed,
         seed=seed,
     )
-    _finish(run_slim(job, out, table), out, as_json=as_json)
+    _print_result(run_slim(job, out, table), out, as_json=as_json)
 
 
 @app.command
@@ -239,12 +240,12 @@ def demo(
     job = demo_job(out.with_name("digits"), Budget.parse(budget), Target.parse(target), seed)
     write_digits(job.data)
     summary = run_slim(job, out)
-    _finish(summary, out, as_json=as_json)
+    _print_result(summary, out, as_json=as_json)
     if not as_json:
         _print_json(_short(summary))
 
 
-def _finish(summary: dict[str, Any], out: Path, *, as_json: bool) -> None:
+def _print_result(summary: dict[str, Any], out: Path, *, as_json: bool) -> None:
     page = write_report(out)
     if as_json:
         _print_json(_short(summary))

@@ -1,6 +1,5 @@
 """The main job on a made-up clock: everything but the timing is real."""
 
-import dataclasses
 import json
 import random
 import signal
@@ -105,6 +104,33 @@ def test_another_job_in_the_same_folder_is_refused(finished: Path, photos: Path)
         slim(simulated.tiny_job(photos, seed=1), finished, progress=QUIET)
 
 
+def test_images_that_changed_since_the_run_began_are_refused(tmp_path: Path, photos: Path) -> None:
+    import shutil
+
+    data = tmp_path / "photos"
+    shutil.copytree(photos, data)
+    with pytest.MonkeyPatch.context() as patch:
+        simulated.install(patch.setattr)
+        patch.setattr("efficientformer.pipeline.slim.learn_supernet", stop_here)
+        with pytest.raises(KeyboardInterrupt):
+            slim(simulated.tiny_job(data), tmp_path / "run", progress=QUIET)
+        next((data / "red").iterdir()).unlink()
+        with pytest.raises(InputError, match="its files changed since the run"):
+            slim(simulated.tiny_job(data), tmp_path / "run", progress=QUIET)
+
+
+def stop_here(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_unslimmed_network_is_trained_too_if_asked(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulated.install(monkeypatch.setattr)
+    summary = slim(simulated.tiny_job(photos, train_unslimmed=True), tmp_path / "run", progress=QUIET)
+    assert summary["accuracy"]["unslimmed, trained"]["images"] == summary["images"]
+
+
 def test_a_folder_of_other_files_is_left_alone(tmp_path: Path, photos: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match="is not empty and holds no run"):
@@ -141,9 +167,8 @@ def test_a_budget_that_stays_missed_is_an_error(
     tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulated.install(monkeypatch.setattr, slower_when_exported=100.0)
-    job = dataclasses.replace(simulated.tiny_job(photos), train_unslimmed=False)
     with pytest.raises((BudgetMissedError, InputError)):
-        slim(job, tmp_path / "run", progress=QUIET)
+        slim(simulated.tiny_job(photos), tmp_path / "run", progress=QUIET)
     assert not (tmp_path / "run" / "summary.json").exists()
 
 

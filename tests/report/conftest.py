@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from efficientformer.architecture import Architecture, Block, Stage
+from efficientformer.latency.target import Target
 from efficientformer.search.actions import Action
 from efficientformer.search.journal import Journal, Option, Start, Step
+from tests.pipeline import simulated
 
 STAGES = ((16, "pp"), (16, "pp"), (32, "pa"), (48, "aa"))
 KINDS = {"p": "pool", "a": "attention"}
@@ -44,7 +46,8 @@ def write_journal(path: Path, events: Events, largest: Architecture = LARGEST) -
             journal.add(Step(index, chosen, (other,), event.apply(here)))
         else:
             place, predicted_ms, measured_ms, scale = event
-            journal.verify(journal.architectures()[place], predicted_ms, measured_ms, scale)
+            measured = simulated.receipt("network", Target(), measured_ms)
+            journal.verify(journal.architectures()[place], predicted_ms, measured, scale)
     return journal.architectures()
 
 

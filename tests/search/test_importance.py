@@ -5,7 +5,7 @@ import torch
 
 from efficientformer.architecture import uniform
 from efficientformer.data.images import Images
-from efficientformer.latency.artefact import untrained
+from efficientformer.latency.untrained import untrained
 from efficientformer.search.importance import Importance, channel_scores
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from efficientformer.latency.table import randomise_norms
+from efficientformer.latency.untrained import randomise_norms
 from efficientformer.search.importance import channel_scores
 from efficientformer.search.inherit import Ranking, inherit
 from efficientformer.search.space import supernet_space

@@ -51,6 +51,7 @@ def test_a_step_that_does_not_lead_where_it_says_is_an_error(written: Path) -> N
         ("not json\n", "damaged"),
         ('{"event": "start", "format": "other/1"}\n', "is no journal of"),
         ("[1, 2]\n", "damaged"),
+        ('{"format": "efficientformer.journal/1", "event": "start"}\n', "lacks"),
     ],
 )
 def test_a_file_that_is_no_journal_is_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -58,6 +59,16 @@ def test_a_file_that_is_no_journal_is_refused(tmp_path: Path, content: str, mess
     path.write_text(content)
     with pytest.raises(InputError, match=message):
         Journal(path)
+
+
+def test_reading_leaves_a_line_that_is_being_written_alone(written: Path) -> None:
+    """Another process may look at the journal of a run at work."""
+    whole = written.read_bytes()
+    written.write_bytes(whole + b'{"event": "st')
+    journal = Journal(written)
+    assert written.read_bytes() == whole + b'{"event": "st'
+    journal.verify(journal.architectures()[-1], 1.0, simulated.receipt("net", Target(), 1.0), 1.0)
+    assert written.read_bytes().startswith(whole + b'{"event": "verified"')
 
 
 def test_an_empty_journal_replays_to_nothing(tmp_path: Path) -> None:

@@ -42,9 +42,25 @@ def test_each_step_takes_the_least_accuracy_drop_per_millisecond(tmp_path: Path)
     journal = Journal(tmp_path / "journal.jsonl")
     assert len(journal.steps) > 5
     for step in journal.steps:
-        best = step.chosen.drop / step.chosen.saved_ms
-        assert all(best <= other.drop / other.saved_ms for other in step.turned_down)
+        best = max(0.0, step.chosen.drop) / step.chosen.saved_ms
+        assert all(best <= max(0.0, other.drop) / other.saved_ms for other in step.turned_down)
         assert step.chosen.saved_ms > 0
+
+
+def test_of_actions_that_cost_nothing_the_one_that_saves_most_is_taken(tmp_path: Path) -> None:
+    """A network that gets better, or stays as good, by every action."""
+
+    def better(architecture: Architecture) -> Score:
+        return Score(1 - architecture.macs / 1e9, architecture.macs / 1e9, 100)
+
+    def fits(architecture: Architecture) -> bool:
+        return made_up_ms(architecture) <= 2.0
+
+    journal = Journal(tmp_path / "journal.jsonl")
+    slim(SPACE, IMPORTANCE, fits, made_up_ms, better, journal)
+    assert journal.steps
+    for step in journal.steps:
+        assert all(step.chosen.saved_ms >= other.saved_ms for other in step.turned_down)
 
 
 def test_slimming_never_raises_the_predicted_latency(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efficientformer.architecture import Architecture
-from efficientformer.latency.table import randomise_norms
+from efficientformer.latency.untrained import randomise_norms
 from efficientformer.search.inherit import inherit
 from efficientformer.search.space import SearchSpace, supernet_space
 from efficientformer.search.supernet import Supernet, Temperature

@@ -5,6 +5,8 @@ A folder is `train/<class>/*` and `val/<class>/*`, or one level of classes, whic
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,11 @@ class Split:
     search: tuple[Sample, ...]
     val: tuple[Sample, ...]
 
+    def digest(self) -> str:
+        """Changes if a file is added, removed, or moved to another class or part."""
+        parts = [[[str(path), label] for path, label in part] for part in (self.train, self.search, self.val)]
+        return hashlib.sha256(json.dumps([self.classes, parts]).encode()).hexdigest()[:16]
+
 
 def scan(root: Path, seed: int = 0) -> Split:
     """Find and split the images of a folder.
@@ -52,10 +59,10 @@ def scan(root: Path, seed: int = 0) -> Split:
         val = _samples(root / "val", classes)
     else:
         learn, val = _part(learn, SHARE_VAL, seed)
-    train, search = _part(learn, min(SHARE_SEARCH, MAX_SEARCH / len(learn)), seed + 1)
-    for name, part in (("training", train), ("search", search), ("validation", val)):
-        if not part:
-            raise InputError(f"{root}: too few images: none is left for {name}; give at least 10 a class")
+    train, search = _part(learn, min(SHARE_SEARCH, MAX_SEARCH / max(1, len(learn))), seed + 1)
+    for index, name in enumerate(classes):
+        if not any(label == index for _, label in train):
+            raise InputError(f"{root}: class {name} has too few images to split; give at least 10 a class")
     return Split(classes, tuple(train), tuple(search), tuple(val))
 
 

@@ -23,7 +23,7 @@ from efficientformer.errors import InputError
 from efficientformer.files import read_json, write_json
 from efficientformer.progress import Progress
 
-MAX_UNREADABLE = 0.05
+MAX_UNREADABLE = 0.05  # of all images
 _CHUNK = 256
 
 
@@ -44,13 +44,17 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def sample(self, count: int) -> Images:
+        """At most `count` of them, in an order in which the classes are mixed; the same ones every time."""
+        order = np.random.default_rng(len(self)).permutation(len(self))[:count]
+        chosen = torch.from_numpy(order)
+        return Images(self.pixels[chosen], self.labels[chosen], ())
+
 
 def decode(
     samples: Sequence[Sample],
     side: int,
     cache: Path,
-    *,
-    max_unreadable: float = MAX_UNREADABLE,
     progress: Progress | None = None,
 ) -> Images:
     """Decode files to squares: orientation applied, RGB, short side to `side` (bicubic), centre crop.
@@ -59,24 +63,31 @@ def decode(
         samples: the files with their classes.
         side: pixels of the squares.
         cache: path of the array; used again if it was made from the same files.
-        max_unreadable: the greatest share of unreadable files that is put up with.
         progress: told how far it is.
 
     Raises:
-        InputError: naming the first unreadable file, if there are too many.
+        InputError: if none is readable.
     """
     key = _key(samples, side)
     about = cache.with_suffix(".json")
     if not (cache.exists() and about.exists() and read_json(about)["key"] == key):
         _decode_to(samples, side, cache, about, key, progress or Progress(None))
     document = read_json(about)
-    unreadable = tuple(document["unreadable"])
-    if len(unreadable) > max_unreadable * len(samples):
-        share = f"{len(unreadable)} of {len(samples)} images are unreadable"
-        limit = f"more than --max-unreadable {max_unreadable:.0%}"
-        raise InputError(f"{share}, {limit}; the first: {unreadable[0]}")
     pixels = np.memmap(cache, np.uint8, mode="c", shape=(len(document["labels"]), side, side, 3))
-    return Images(torch.from_numpy(pixels), torch.tensor(document["labels"]), unreadable)
+    return Images(torch.from_numpy(pixels), torch.tensor(document["labels"]), tuple(document["unreadable"]))
+
+
+def refuse_unreadable(parts: Sequence[Images], limit: float) -> None:
+    """Stop if too many files were left out.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    unreadable = [name for part in parts for name in part.unreadable]
+    total = len(unreadable) + sum(map(len, parts))
+    if len(unreadable) > limit * total:
+        share = f"{len(unreadable)} of {total} images are unreadable"
+        raise InputError(f"{share}, more than --max-unreadable {limit:.0%}; the first: {unreadable[0]}")
 
 
 def _decode_to(
@@ -85,7 +96,8 @@ def _decode_to(
     cache.parent.mkdir(parents=True, exist_ok=True)
     about.unlink(missing_ok=True)  # an array without its description is not used
     labels, unreadable = [], []
-    with cache.open("wb") as file:
+    with cache.open("wb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # damaged metadata is no reason to leave a picture out
         for done, (path, label), pixels in _decoded(samples, side):
             if isinstance(pixels, str):
                 unreadable.append(f"{path}: {pixels}")
@@ -111,10 +123,8 @@ def _decoded(samples: Sequence[Sample], side: int) -> Iterator[tuple[int, Sample
 def _read(path: Path, side: int) -> np.ndarray | str:
     """A square of pixels, or why there is none."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged metadata is no reason to leave a picture out
-            with Image.open(path) as image:
-                return square(image, side)
+        with Image.open(path) as image:
+            return square(image, side)
     except Exception as error:  # decoders raise whatever they like on damaged files
         return f"{type(error).__name__}: {error}".splitlines()[0]
 
@@ -129,5 +139,13 @@ def square(image: Image.Image, side: int) -> np.ndarray:
 
 
 def _key(samples: Sequence[Sample], side: int) -> str:
-    facts = [(str(path), label, path.stat().st_size, path.stat().st_mtime_ns) for path, label in samples]
+    facts = [(str(path), label, *_stamp(path)) for path, label in samples]
     return hashlib.sha256(json.dumps([side, facts]).encode()).hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:  # a link to nowhere: reading it will say so
+        return (-1, -1)
+    return (status.st_size, status.st_mtime_ns)

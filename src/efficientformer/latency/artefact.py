@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from efficientformer.architecture import Architecture
 from efficientformer.latency.runtimes import RUNTIMES, Traced
-from efficientformer.latency.table import randomise_norms
 from efficientformer.latency.target import Target
 from efficientformer.model.network import EfficientFormer, fold
 
@@ -65,30 +63,25 @@ def export(network: EfficientFormer, path: Path, target: Target, images: Tensor)
     runtime = RUNTIMES[target.runtime]
     network = network.eval()
     folded = fold(network)
-    runtime.export(Traced(folded, (1, *images.shape[1:])), path)
+    unchecked = path.with_name("unchecked-" + path.name)
+    runtime.export(Traced(folded, (1, *images.shape[1:])), unchecked)
     with torch.no_grad():
         wanted = network(images).numpy()
-    session = runtime.load(path, target.threads)
+    session = runtime.load(unchecked, target.threads)
     given = np.concatenate([session.run(image[None]) for image in images.contiguous().numpy()])
     difference = float(np.abs(given - wanted).max() / max(np.abs(wanted).max(), 1e-12))
     agreement = float((given.argmax(1) == wanted.argmax(1)).mean())
-    size, least = path.stat().st_size, 4 * sum(p.numel() for p in folded.parameters())
+    size, least = unchecked.stat().st_size, 4 * sum(p.numel() for p in folded.parameters())
     if not difference <= MAX_DIFFERENCE:  # NaN fails as well
         raise ExportMismatchError(
             f"{path}: outputs differ by {difference:.2e}, at most {MAX_DIFFERENCE:g} is allowed"
         )
     if size < least:
-        raise ExportMismatchError(f"{path}: {size} bytes cannot hold the network's {least} bytes of weights")
+        raise ExportMismatchError(
+            f"{unchecked}: {size} bytes cannot hold the network's {least} bytes of weights"
+        )
+    unchecked.replace(path)
     return Artefact(path.name, str(target), size, difference, len(images), agreement)
-
-
-def untrained(architecture: Architecture) -> EfficientFormer:
-    """A network with random weights for timing: no norm or LayerScale is 0 or 1."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = EfficientFormer(architecture, layer_scale_init=0.5).eval()
-        randomise_norms(network)
-    return network
 
 
 def runner(source: Path | bytes, target: Target, shape: tuple[int, ...]) -> Callable[[], object]:

@@ -60,9 +60,13 @@ class Measurement:
 
     @property
     def verdict(self) -> Verdict:
-        """How far the median can be trusted, by interquartile range over median."""
-        spread = (self._quantile(0.75) - self._quantile(0.25)) / self.median_ms
-        return "unusable" if spread > UNUSABLE else "noisy" if spread > NOISY else "stable"
+        """How far the median can be trusted, by its spread."""
+        return "unusable" if self.spread > UNUSABLE else "noisy" if self.spread > NOISY else "stable"
+
+    @property
+    def spread(self) -> float:
+        """Interquartile range over median."""
+        return (self._quantile(0.75) - self._quantile(0.25)) / self.median_ms
 
     def _quantile(self, share: float) -> float:
         ordered = sorted(self.samples_ms)
@@ -129,6 +133,21 @@ def measure(
         if collecting:
             gc.enable()
     return {name: _receipt(name, target, taken) for name, taken in samples.items()}
+
+
+def measure_until_usable(
+    subjects: Mapping[str, Callable[[], object]], target: Target, *, tries: int = 3, **settings: Any
+) -> dict[str, Measurement]:
+    """Measure again while a receipt comes out unusable; of all tries, the one that scattered least.
+
+    The choice looks at the spread alone, never at the medians.
+    """
+    taken = []
+    for _ in range(tries):
+        taken.append(measure(subjects, target, **settings))
+        if all(receipt.verdict != "unusable" for receipt in taken[-1].values()):
+            break
+    return min(taken, key=lambda receipts: max(receipt.spread for receipt in receipts.values()))
 
 
 def _warm_up(call: Callable[[], object], longest_s: float = 0.5) -> float:

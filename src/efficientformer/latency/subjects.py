@@ -17,9 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from efficientformer.architecture import PRESETS, Architecture
 from efficientformer.errors import InputError
 from efficientformer.files import read_json
-from efficientformer.latency.artefact import network_runner, runner, untrained
+from efficientformer.latency.artefact import network_runner, runner
 from efficientformer.latency.runtimes import RUNTIMES
 from efficientformer.latency.target import Target
+from efficientformer.latency.untrained import untrained
 
 TIMM = "timm/"
 Image = tuple[int, int, int]
@@ -49,7 +50,8 @@ def subject(name: str, target: Target, input_size: int | None = None) -> Subject
     """Load and export what a name stands for, with random weights where it has none of its own.
 
     Args:
-        name: a preset, `timm/NAME`, a run's folder, an `architecture.json`, or an exported file.
+        name: a preset, `timm/NAME`, an `architecture.json`, an exported file, or a run's folder, which stands
+            for its exported file.
         target: where it will run.
         input_size: pixels of a side; by default the model's own.
 
@@ -57,8 +59,12 @@ def subject(name: str, target: Target, input_size: int | None = None) -> Subject
         InputError: if the name stands for nothing.
     """
     path = Path(name)
-    if path.is_file() and path.suffix == RUNTIMES[target.runtime].suffix:
-        return _file(name, path, target)
+    suffix = RUNTIMES[target.runtime].suffix
+    exported = path if path.is_file() else path / f"model{suffix}"
+    if exported.is_file() and exported.suffix == suffix:
+        if input_size:
+            raise InputError(f"{exported}: an exported file has its own input size; leave --input-size out")
+        return _file(name, exported, target)
     if path.is_dir() or (path.is_file() and path.suffix == ".json"):
         return _network(name, _read_architecture(path), target, input_size)
     if name in PRESETS:
@@ -87,8 +93,10 @@ def _network(name: str, architecture: Architecture, target: Target, input_size: 
 def _file(name: str, path: Path, target: Target) -> Subject:
     session = RUNTIMES[target.runtime].load(path, target.threads)
     _, *image = session.shape
-    if len(image) != 3:
-        raise InputError(f"{path}: takes an input of shape {session.shape}, not images (1, channels, h, w)")
+    if len(image) != 3 or 0 in image:
+        raise InputError(
+            f"{path}: takes an input of shape {session.shape}, not images of one size (1, c, h, w)"
+        )
     shape = (image[0], image[1], image[2])
     return Subject(name, shape, None, None, runner(path, target, (1, *shape)))
 

@@ -7,8 +7,7 @@ prediction is
     latency = scale · (a · sum of rows + b · megabytes of weights),   a, b ≥ 0
 
 with a and b fitted to those networks (`calibrate`) and the scale, 1 at first, corrected by networks that a
-search measures on its way (`verify`). Both terms shrink when a network is slimmed, so slimming never raises
-its prediction.
+search measures on its way (`verify`). Both terms shrink when a network is slimmed, as far as rows are exact.
 
 The table is filled as layers are asked for and kept row by row, so that a stopped build goes on where it
 was. A table of another machine, runtime or version is refused.
@@ -17,22 +16,23 @@ was. A table of another machine, runtime or version is refused.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import scipy.optimize
-import torch
 from torch import nn
 
-from efficientformer.architecture import KINDS, Architecture, Layer
+from efficientformer.architecture import Architecture, Layer
 from efficientformer.errors import InputError
 from efficientformer.latency.measure import Measurement, measure
 from efficientformer.latency.runtimes import RUNTIMES, Traced
 from efficientformer.latency.target import Target, fingerprint
-from efficientformer.model.blocks import build_layer
+from efficientformer.latency.untrained import deployed_layer, input_shape
 
 FORMAT = "efficientformer.latency-table/1"
 CALL = "call"  # the row of an all but empty model: what a call costs before any layer
@@ -43,11 +43,10 @@ CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS rows (
     layer TEXT, target TEXT, measurement TEXT NOT NULL, PRIMARY KEY (layer, target));
 CREATE TABLE IF NOT EXISTS networks (
-    id INTEGER PRIMARY KEY, scope TEXT NOT NULL, architecture TEXT NOT NULL, target TEXT NOT NULL,
-    measurement TEXT NOT NULL);
+    id INTEGER PRIMARY KEY, architecture TEXT NOT NULL, target TEXT NOT NULL, measurement TEXT NOT NULL);
 """
 
-Progress = Callable[[int, int], None]
+RowsDone = Callable[[int, int], None]
 """Told (rows done, rows to do)."""
 
 
@@ -57,11 +56,26 @@ class Prediction:
 
     Attributes:
         ms: milliseconds, calibrated.
-        plus_minus_ms: what the rows' own 95 % intervals add up to (taken as independent).
+        plus_minus_ms: from the rows' 95 % intervals and the calibration's residual.
     """
 
     ms: float
     plus_minus_ms: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A calibration: latency = a · sum of rows + b · megabytes of weights.
+
+    Attributes:
+        a: factor of the sum.
+        b: milliseconds a megabyte.
+        residual: root mean square of the relative errors on the networks it was fitted to.
+    """
+
+    a: float = 1.0
+    b: float = 0.0
+    residual: float = 0.0
 
 
 class LatencyTable:
@@ -70,17 +84,21 @@ class LatencyTable:
     Args:
         path: the SQLite file; made if absent.
         target: where latency is measured.
-        scope: calibrations belong to it; rows are shared by all scopes. A search gives its space's name.
 
     Raises:
         InputError: if the file is no latency table, or its rows come from another machine or version.
     """
 
-    def __init__(self, path: Path, target: Target, scope: str = "") -> None:
-        self.path, self.target, self.scope = path, target, scope
+    def __init__(self, path: Path, target: Target) -> None:
+        self.path, self.target = path, target
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._db = sqlite3.connect(path)
+            tables = {
+                name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            }
+            if tables and "about" not in tables:
+                raise InputError(f"{path}: is another program's database; give another --table")
             self._db.executescript(_SCHEMA)
             self._claim()
         except sqlite3.DatabaseError as error:
@@ -91,8 +109,7 @@ class LatencyTable:
                 "SELECT layer, measurement FROM rows WHERE target = ?", (str(target),)
             )
         }
-        self._fit = self._read_fit()
-        self.scale = 1.0
+        self.fit, self.scale = Fit(), 1.0
 
     def _claim(self) -> None:
         here = fingerprint(self.target)
@@ -122,7 +139,7 @@ class LatencyTable:
         layers = dict.fromkeys(layer for one in architectures for layer in one.layers())
         return [layer for layer in layers if layer.key() not in self._rows]
 
-    def fill(self, architectures: Iterable[Architecture], progress: Progress | None = None) -> int:
+    def fill(self, architectures: Iterable[Architecture], progress: RowsDone | None = None) -> int:
         """Measure what `predict` will need for some architectures and the table lacks.
 
         Args:
@@ -164,25 +181,37 @@ class LatencyTable:
         Raises:
             InputError: if a row is missing (`fill` measures it).
         """
-        a, b = self._fit
-        spans = [self._rows[layer.key()].interval_ms for layer in architecture.layers()]
-        half = sum(((high - low) / 2) ** 2 for low, high in spans) ** 0.5
-        total = a * self.sum_ms(architecture) + b * megabytes(architecture)
-        return Prediction(self.scale * total, self.scale * a * half)
+        fit = self.fit
+        total = self.scale * (fit.a * self.sum_ms(architecture) + fit.b * megabytes(architecture))
+        rows = self.scale * fit.a * self._uncertain_ms(architecture)
+        return Prediction(total, math.hypot(rows, 1.96 * fit.residual * total))
 
-    def calibrate(self, networks: dict[Architecture, Measurement]) -> None:
-        """Fit a and b anew to whole networks that were measured in one run; earlier ones are forgotten."""
+    def _uncertain_ms(self, architecture: Architecture) -> float:
+        """Half the rows' intervals: equal layers share a row and its error, other rows err independently."""
+        counts = Counter([CALL, *(layer.key() for layer in architecture.layers())])
+        spans = {key: self._rows[key].interval_ms for key in counts}
+        return math.hypot(*(counts[key] * (high - low) / 2 for key, (low, high) in spans.items()))
+
+    def calibrate(self, networks: dict[Architecture, Measurement]) -> Fit:
+        """Fit a and b to whole networks that were measured in one run: least squares of the relative errors.
+
+        The fit holds for this object; whoever wants it again keeps it. The receipts go into the file.
+        """
         with self._db:
-            where = (str(self.target), self.scope)
-            self._db.execute("DELETE FROM networks WHERE target = ? AND scope = ?", where)
             self._db.executemany(
-                "INSERT INTO networks (scope, architecture, target, measurement) VALUES (?, ?, ?, ?)",
+                "INSERT INTO networks (architecture, target, measurement) VALUES (?, ?, ?)",
                 [
-                    (self.scope, json.dumps(one.to_json()), str(self.target), json.dumps(receipt.to_json()))
+                    (json.dumps(one.to_json()), str(self.target), json.dumps(receipt.to_json()))
                     for one, receipt in networks.items()
                 ],
             )
-        self._fit = self._read_fit()
+        features = np.array([[self.sum_ms(one), megabytes(one)] for one in networks])
+        measured = np.array([receipt.median_ms for receipt in networks.values()])
+        relative = features / measured[:, None]
+        (a, b), _ = scipy.optimize.nnls(relative, np.ones(len(networks)))
+        residual = float(np.sqrt(np.mean((relative @ (a, b) - 1) ** 2)))
+        self.fit = Fit(float(a), float(b), residual)
+        return self.fit
 
     def verify(self, architecture: Architecture, measured_ms: float) -> float:
         """Set the scale so that one whole network, measured near the budget, is predicted exactly.
@@ -193,24 +222,6 @@ class LatencyTable:
         """
         self.scale *= measured_ms / self.predict(architecture).ms
         return self.scale
-
-    def calibrations(self) -> list[tuple[Architecture, Measurement]]:
-        """The whole networks that a and b are fitted to."""
-        query = "SELECT architecture, measurement FROM networks WHERE target = ? AND scope = ? ORDER BY id"
-        return [
-            (Architecture.from_json(json.loads(one)), Measurement.from_json(json.loads(receipt)))
-            for one, receipt in self._db.execute(query, (str(self.target), self.scope))
-        ]
-
-    def _read_fit(self) -> tuple[float, float]:
-        """Least squares of the relative errors; a = 1, b = 0 before any network was measured."""
-        known = self.calibrations()
-        if not known:
-            return 1.0, 0.0
-        features = np.array([[self.sum_ms(one), megabytes(one)] for one, _ in known])
-        measured = np.array([receipt.median_ms for _, receipt in known])
-        a, b = scipy.optimize.nnls(features / measured[:, None], np.ones(len(known)))[0]
-        return float(a), float(b)
 
 
 def megabytes(architecture: Architecture) -> float:
@@ -248,35 +259,3 @@ def measure_layers(
         array = np.random.default_rng(0).standard_normal(item.shape, dtype=np.float32)
         subjects[key] = lambda session=session, array=array: session.run(array)
     return measure(subjects, target, rounds=8, seconds=0.15, min_samples=24)
-
-
-def input_shape(layer: Layer) -> tuple[int, ...]:
-    """The shape of the tensor that a layer takes, batch 1."""
-    if KINDS[layer.kind].layout == "tokens":
-        return (1, layer.height * layer.width, layer.in_width)
-    return (1, layer.in_width, layer.height, layer.width)
-
-
-def deployed_layer(layer: Layer) -> nn.Module:
-    """A layer with random weights, folded.
-
-    Norms and LayerScales are drawn away from 0 and 1, so that no converter can leave a branch out.
-    """
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        module = build_layer(layer, layer_scale_init=0.5).eval()
-        randomise_norms(module)
-        return module.fold().eval()
-
-
-def randomise_norms(module: nn.Module) -> None:
-    """Give every vector of a norm or LayerScale, trained or running, values between 0.5 and 1."""
-    with torch.no_grad():
-        for part in module.modules():
-            own = (*part.parameters(recurse=False), *part.buffers(recurse=False))
-            for tensor in own:
-                if tensor.ndim == 1 and tensor.is_floating_point() and not isinstance(part, _WEIGHTED):
-                    tensor.uniform_(0.5, 1.0)
-
-
-_WEIGHTED = (nn.Linear, nn.Conv2d)

@@ -7,6 +7,8 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from efficientformer.errors import InputError
 from efficientformer.latency import runtimes
 
@@ -70,12 +72,13 @@ def _positive(text: str, number: str) -> int:
 
 
 def fingerprint(target: Target) -> dict[str, str]:
-    """What must be the same for two latencies to be comparable: the processor, the system, the runtime."""
+    """What must be the same for two latencies to be comparable: processor, system, runtime, exporter."""
     return {
         "processor": _processor(),
         "cores": str(os.cpu_count()),
         "system": f"{platform.system()} {platform.machine()}",
         "runtime": f"{target.runtime} {runtimes.RUNTIMES[target.runtime].version()}",
+        "exporter": f"torch {torch.__version__}",
     }
 
 

@@ -136,21 +136,22 @@ def read_about(path: Path) -> dict[str, Any]:
         return json.loads((file.metadata() or {}).get("about", "{}"))
 
 
-def save_model(path: Path, model: EfficientFormer) -> None:
+def save_model(path: Path | str, model: EfficientFormer) -> None:
     """A network's weights with its architecture, in one safetensors file."""
-    save_tensors(path, model.state_dict(), {"architecture": model.architecture.to_json()})
+    save_tensors(Path(path), model.state_dict(), {"architecture": model.architecture.to_json()})
 
 
-def load_model(path: Path) -> EfficientFormer:
-    """The network that `save_model` wrote.
+def load_model(path: Path | str) -> EfficientFormer:
+    """The network that `save_model` wrote, in evaluation mode.
 
     Raises:
         InputError: if the file is not one of those.
     """
+    path = Path(path)
     tensors = read_tensors(path)
     document = read_about(path).get("architecture")
     if document is None:
         raise InputError(f"{path}: has no architecture in its header; it was not written by efficientformer")
     model = EfficientFormer(Architecture.from_json(document))
     load_checkpoint(model, tensors)
-    return model
+    return model.eval()

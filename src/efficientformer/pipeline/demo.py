@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from efficientformer.data.batches import Augmentation
 from efficientformer.errors import InputError
+from efficientformer.files import write_atomically
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.target import Target
 from efficientformer.pipeline.job import Job
@@ -48,6 +50,7 @@ def write_digits(root: Path) -> Path:
     for index, (image, label) in enumerate(zip(digits["images"], digits["target"], strict=True)):
         path = root / ("val" if index % 5 == 0 else "train") / str(label) / f"{index:04}.png"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray((image * (255 / 16)).round().astype(np.uint8)).save(path)
+            picture, content = Image.fromarray((image * (255 / 16)).round().astype(np.uint8)), io.BytesIO()
+            picture.save(content, "png")
+            write_atomically(path, content.getvalue())
     return root

@@ -22,6 +22,7 @@ from efficientformer.training.recipe import Precision
 
 FORMAT = "efficientformer.run/1"
 TABLE = "latency.sqlite"
+_UNCLAIMED = (TABLE, "job.json")  # what a run that was stopped before its claim may leave, half-written too
 AIM = 0.97  # the search aims a little under the budget: measurements scatter
 TOLERANCE = 0.02  # the exported file's median may be so much over the budget
 
@@ -69,11 +70,27 @@ class Job:
         if self.supernet != "auto" and self.supernet not in SUPERNETS:
             known = ", ".join(("auto", *SUPERNETS))
             raise InputError(f"unknown supernet {self.supernet!r}; known: {known}")
-        for name in ("supernet_epochs", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 <= self.max_unreadable <= 1:
-            raise InputError(f"max_unreadable is a share between 0 and 1, not {self.max_unreadable}")
+        for name, value, least in (
+            ("supernet_epochs", self.supernet_epochs, 1),
+            ("epochs", self.epochs, 1),
+            ("batch_size", self.batch_size, 2),
+            ("seed", self.seed, 0),
+        ):
+            if value < least:
+                raise InputError(f"{name} must be at least {least}, not {value}")
+        for name, value in (
+            ("max_unreadable", self.max_unreadable),
+            ("min_area", self.augmentation.min_area),
+        ):
+            if not 0 <= value <= 1:
+                raise InputError(f"{name} is a share between 0 and 1, not {value}")
+        for name, value in (
+            ("learning_rate", self.learning_rate),
+            ("tau_start", self.temperature.start),
+            ("tau_end", self.temperature.end),
+        ):
+            if not value > 0:
+                raise InputError(f"{name} must be above zero, not {value}")
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON document; the folder of images by its absolute path."""
@@ -119,7 +136,7 @@ class RunFolder:
                 raise InputError(f"{self.root}: holds a run {was}; give another --out, or remove it")
         elif self.root.is_file():
             raise InputError(f"{self.root}: is a file; give another --out")
-        elif self.root.exists() and any(not one.name.startswith(TABLE) for one in self.root.iterdir()):
+        elif self.root.exists() and any(not one.name.startswith(_UNCLAIMED) for one in self.root.iterdir()):
             raise InputError(f"{self.root}: is not empty and holds no run; give another --out")
 
     def claim(self, job: Job) -> None:

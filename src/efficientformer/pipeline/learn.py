@@ -10,7 +10,7 @@ import torch
 from efficientformer.architecture import Architecture
 from efficientformer.data.batches import cached_side
 from efficientformer.data.folder import Split
-from efficientformer.data.images import Images, decode
+from efficientformer.data.images import Images, decode, refuse_unreadable
 from efficientformer.model.checkpoint import read_tensors, save_tensors
 from efficientformer.model.network import EfficientFormer
 from efficientformer.pipeline.job import Job, RunFolder
@@ -39,18 +39,19 @@ class ImageSets:
 
 
 def read_images(job: Job, split: Split, folder: RunFolder, progress: Progress) -> ImageSets:
-    """Decode every image once, for this run's input size."""
-    read = partial(
-        decode,
-        side=cached_side(job.input_size),
-        max_unreadable=job.max_unreadable,
-        progress=progress,
-    )
-    return ImageSets(
+    """Decode every image once, for this run's input size.
+
+    Raises:
+        InputError: if too many are unreadable.
+    """
+    read = partial(decode, side=cached_side(job.input_size), progress=progress)
+    sets = ImageSets(
         read(split.train, cache=folder.work("train.images")),
         read(split.search, cache=folder.work("search.images")),
         read(split.val, cache=folder.work("val.images")),
     )
+    refuse_unreadable((sets.train, sets.search, sets.val), job.max_unreadable)
+    return sets
 
 
 def recipe(job: Job, epochs: int) -> Recipe:
@@ -133,10 +134,10 @@ def rank(job: Job, supernet: Supernet, images: ImageSets) -> Judge:
     return Judge(supernet, Ranking.of(total), images, job.input_size)
 
 
-def learn_found(
+def learn_network(
     job: Job, judge: Judge, architecture: Architecture, folder: RunFolder, progress: Progress
 ) -> EfficientFormer:
-    """Train the network that was found, from the supernet's weights."""
+    """Train a network of the space, from the supernet's weights."""
     network = judge.inherited(architecture)
     train(
         network,

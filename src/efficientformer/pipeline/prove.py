@@ -13,12 +13,13 @@ from efficientformer.architecture import Architecture
 from efficientformer.data.batches import cached_side, evaluation_batches
 from efficientformer.data.folder import Split
 from efficientformer.data.images import Images
-from efficientformer.latency.artefact import Artefact, export, network_runner, runner, untrained
-from efficientformer.latency.measure import Measurement, measure
+from efficientformer.latency.artefact import Artefact, export, network_runner, runner
+from efficientformer.latency.measure import Measurement, measure_until_usable
 from efficientformer.latency.runtimes import RUNTIMES
 from efficientformer.latency.subjects import count_macs, peer
-from efficientformer.latency.table import LatencyTable
+from efficientformer.latency.table import LatencyTable, Prediction
 from efficientformer.latency.target import Target
+from efficientformer.latency.untrained import untrained
 from efficientformer.model.network import EfficientFormer
 from efficientformer.pipeline.job import TOLERANCE, Job, RunFolder
 from efficientformer.pipeline.learn import Judge
@@ -68,8 +69,7 @@ def prove(network: EfficientFormer, folder: RunFolder, plan: Plan, target: Targe
         ExportMismatchError: if the file does not compute what the network does.
     """
     found, path = network.architecture, folder.file("model" + RUNTIMES[target.runtime].suffix)
-    some = Images(val.pixels[:CHECKED_IMAGES], val.labels[:CHECKED_IMAGES], ())
-    images, _ = next(evaluation_batches(some, found.input_size[0]))
+    images, _ = next(evaluation_batches(val.sample(CHECKED_IMAGES), found.input_size[0]))
     artefact = export(network, path, target, images)
     image = (found.in_channels, *found.input_size)
     unslimmed = plan.space.largest
@@ -84,7 +84,7 @@ def prove(network: EfficientFormer, folder: RunFolder, plan: Plan, target: Targe
         "unslimmed": (unslimmed.params, unslimmed.macs),
         PEER: (sum(p.numel() for p in mobilenet.parameters()), count_macs(mobilenet, image)),
     }
-    receipts = measure(runners, target, rounds=20, seconds=4.0, min_samples=100)
+    receipts = measure_until_usable(runners, target, rounds=20, seconds=4.0, min_samples=100)
     slimmed, *others = (Contender(name, *sizes[name], receipt) for name, receipt in receipts.items())
     return Proof(artefact, slimmed, tuple(others))
 
@@ -93,58 +93,52 @@ def quick_receipt(architecture: Architecture, target: Target) -> Measurement:
     """A network's latency before it is worth training: exported with random weights and timed alone."""
     image = (architecture.in_channels, *architecture.input_size)
     call = network_runner(untrained(architecture.compact()), target, image)
-    return measure({str(architecture): call}, target, seconds=3.0, min_samples=60)[str(architecture)]
+    name = str(architecture)
+    return measure_until_usable({name: call}, target, seconds=3.0, min_samples=60)[name]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to, to be summarised.
+
+    Attributes:
+        found: the architecture, its identities in place.
+        predicted: what the table said of it before it was first measured.
+        network: trained.
+        unslimmed: trained by the same recipe, if that was asked for.
+        proof: the exported file's.
+    """
+
+    found: Architecture
+    predicted: Prediction
+    network: EfficientFormer
+    unslimmed: EfficientFormer | None
+    proof: Proof
 
 
 def summarise(
-    job: Job,
-    plan: Plan,
-    split: Split,
-    judge: Judge,
-    rows: LatencyTable,
-    found: Architecture,
-    network: EfficientFormer,
-    unslimmed: EfficientFormer | None,
-    proof: Proof,
+    job: Job, plan: Plan, split: Split, judge: Judge, rows: LatencyTable, result: Result
 ) -> dict[str, Any]:
     """Every figure of the run, each with its receipt or its number of images."""
-    val, side = judge.images.val, job.input_size
-    trained = evaluate(network, val, side)
-    prediction, latency = rows.predict(found), proof.slimmed.latency
+    accuracy = _accuracy(judge, plan, result)
+    trained = accuracy["slimmed, trained"] or {}
     return {
         "format": "efficientformer.summary/1",
         "version": importlib.metadata.version("efficientformer"),
-        "date": latency.date,
-        "budget_ms": plan.budget_ms,
-        "budget": str(job.budget),
-        "tolerance": TOLERANCE,
-        "predicted_ms": prediction.ms,
-        "predicted_plus_minus_ms": prediction.plus_minus_ms,
-        "measured_ms": latency.median_ms,
-        "measured_p10_ms": latency.p10_ms,
-        "measured_p90_ms": latency.p90_ms,
-        "samples": len(latency.samples_ms),
-        "verdict": latency.verdict,
-        "target": str(job.target),
-        "fingerprint": latency.fingerprint,
-        "top1": trained.top1,
-        "images": trained.images,
-        "params": proof.slimmed.params,
-        "macs": proof.slimmed.macs,
+        **_latency(job, plan, result),
+        "top1": trained["top1"],
+        "images": trained["images"],
+        "params": result.proof.slimmed.params,
+        "macs": result.proof.slimmed.macs,
         "seed": job.seed,
-        "architecture": str(found.compact()),
+        "architecture": str(result.found.compact()),
         "unslimmed_architecture": str(plan.space.largest),
-        "accuracy": {
-            "unslimmed, supernet weights": evaluate(judge.inherited(plan.space.largest), val, side).to_json(),
-            "unslimmed, trained": evaluate(unslimmed, val, side).to_json() if unslimmed else None,
-            "slimmed, supernet weights": evaluate(judge.inherited(found), val, side).to_json(),
-            "slimmed, trained": trained.to_json(),
-        },
-        "contenders": [one.to_json() for one in (proof.slimmed, *proof.others)],
-        "artefact": proof.artefact.to_json(),
+        "accuracy": accuracy,
+        "contenders": [one.to_json() for one in (result.proof.slimmed, *result.proof.others)],
+        "artefact": result.proof.artefact.to_json(),
         "preprocessing": {
-            "resize": cached_side(side),
-            "crop": side,
+            "resize": cached_side(job.input_size),
+            "crop": job.input_size,
             "interpolation": "bicubic",
             "mean": list(IMAGENET_DEFAULT_MEAN),
             "std": list(IMAGENET_DEFAULT_STD),
@@ -153,15 +147,49 @@ def summarise(
         "data": {
             "train": len(judge.images.train),
             "search": len(judge.images.search),
-            "val": len(val),
+            "val": len(judge.images.val),
             "unreadable": list(judge.images.unreadable),
         },
-        "layers": {
-            name: [
-                {"name": at, "kind": layer.kind, "layer": str(layer), "table_ms": rows.layer_ms(layer)}
-                for at, layer in one.named_layers()
-            ]
-            for name, one in (("slimmed", found), ("unslimmed", plan.space.largest))
-        },
+        "layers": {"slimmed": _layers(result.found, rows), "unslimmed": _layers(plan.space.largest, rows)},
         "job": {**job.to_json(), "data": job.data.name},
     }
+
+
+def _latency(job: Job, plan: Plan, result: Result) -> dict[str, Any]:
+    receipt = result.proof.slimmed.latency
+    return {
+        "date": receipt.date,
+        "budget_ms": plan.budget_ms,
+        "budget": str(job.budget),
+        "tolerance": TOLERANCE,
+        "predicted_ms": result.predicted.ms,
+        "predicted_plus_minus_ms": result.predicted.plus_minus_ms,
+        "measured_ms": receipt.median_ms,
+        "measured_p10_ms": receipt.p10_ms,
+        "measured_p90_ms": receipt.p90_ms,
+        "samples": len(receipt.samples_ms),
+        "verdict": receipt.verdict,
+        "target": str(job.target),
+        "fingerprint": receipt.fingerprint,
+    }
+
+
+def _accuracy(judge: Judge, plan: Plan, result: Result) -> dict[str, dict[str, Any] | None]:
+    """Before and after slimming, on the validation images."""
+
+    def scored(network: EfficientFormer | None) -> dict[str, Any] | None:
+        return evaluate(network, judge.images.val, judge.side).to_json() if network else None
+
+    return {
+        "unslimmed, supernet weights": scored(judge.inherited(plan.space.largest)),
+        "unslimmed, trained": scored(result.unslimmed),
+        "slimmed, supernet weights": scored(judge.inherited(result.found)),
+        "slimmed, trained": scored(result.network),
+    }
+
+
+def _layers(architecture: Architecture, rows: LatencyTable) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "kind": layer.kind, "layer": str(layer), "table_ms": rows.layer_ms(layer)}
+        for name, layer in architecture.named_layers()
+    ]

@@ -143,7 +143,8 @@ def read_trail(path: Path, found: str) -> Trail:
 
 def _events(path: Path, order: dict[Architecture, int]) -> list[Step | Check]:
     events: list[Step | Check] = []
-    for text in path.read_text(encoding="utf-8").splitlines():  # `Journal` does not keep the checks' order
+    whole = path.read_bytes().rpartition(b"\n")[0]  # a last line cut short is not part of the journal
+    for text in whole.splitlines():  # `Journal` does not keep the checks' order
         line = json.loads(text)
         if line["event"] == "step":
             events.append(Step.from_json(line))

@@ -48,7 +48,7 @@ def channel_scores(
 
     Args:
         network: a sub-network of full width, with inherited weights.
-        images: training images; `count` of them, spread over all, are used.
+        images: training images; `count` of them, classes mixed, are used.
         side: the network's input size.
         count: how many images.
 
@@ -64,9 +64,7 @@ def channel_scores(
         for key, width, module, axis in _gated(network)
     ]
     scores = {key: torch.zeros(len(gate)) for key, gate in gates.items()}
-    every = max(1, len(images) // count)
-    some = Images(images.pixels[::every], images.labels[::every], ())
-    for x, labels in evaluation_batches(some, side, batch_size=32):
+    for x, labels in evaluation_batches(images.sample(count), side, batch_size=32):
         loss = F.cross_entropy(network(x), labels)
         for (key, _), gradient in zip(
             gates.items(), torch.autograd.grad(loss, list(gates.values())), strict=True

@@ -110,7 +110,10 @@ class Start:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Start:
         """The start of a journal."""
-        fields: dict[str, Any] = {field.name: document[field.name] for field in dataclasses.fields(cls)}
+        names = [field.name for field in dataclasses.fields(cls)]
+        if missing := sorted(set(names) - set(document)):
+            raise InputError(f"journal: its start lacks {', '.join(missing)}")
+        fields: dict[str, Any] = {name: document[name] for name in names}
         fields["architecture"] = Architecture.from_json(fields["architecture"])
         return cls(**fields)
 
@@ -122,7 +125,8 @@ class Journal:
         path: the file; it need not exist yet.
 
     Attributes:
-        verified: networks of the path that were exported and measured, with their median in ms.
+        predicted: what the table said of networks of the path before they were first measured, in ms.
+        verified: their medians when they were last measured, in ms.
         scale: the latency table's, as the last of them set it.
 
     Raises:
@@ -133,15 +137,19 @@ class Journal:
         self.path = path
         self.start: Start | None = None
         self.steps: list[Step] = []
+        self.predicted: dict[Architecture, float] = {}
         self.verified: dict[Architecture, float] = {}
         self.scale = 1.0
+        self._whole_bytes = 0
         for line in self._whole_lines():
-            if line["event"] == "start":
+            if line.get("event") == "start":
                 self.start = Start.from_json(line)
-            elif line["event"] == "step":
+            elif line.get("event") == "step":
                 self.steps.append(Step.from_json(line))
-            elif line["event"] == "verified":
-                self.verified[Architecture.from_json(line["architecture"])] = line["measured_ms"]
+            elif line.get("event") == "verified":
+                architecture = Architecture.from_json(line["architecture"])
+                self.predicted.setdefault(architecture, line["predicted_ms"])
+                self.verified[architecture] = line["measured_ms"]
                 self.scale = line["scale"]
 
     def _whole_lines(self) -> list[dict[str, Any]]:
@@ -149,14 +157,12 @@ class Journal:
             return []
         content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):  # the last line was cut short; what follows must start on a new one
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
+        self._whole_bytes = len(whole)
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
             if lines and lines[0].get("format") != FORMAT:
                 raise InputError(f"{self.path}: is no journal of {FORMAT}")
-        except (json.JSONDecodeError, AttributeError) as error:
+        except (ValueError, AttributeError) as error:
             raise InputError(f"{self.path}: damaged ({error}); remove it to search again") from None
         return lines
 
@@ -174,6 +180,7 @@ class Journal:
         self, architecture: Architecture, predicted_ms: float, measured: Measurement, scale: float
     ) -> None:
         """Write what a network of the path took when it was measured, and the table's new scale."""
+        self.predicted.setdefault(architecture, predicted_ms)
         self.verified[architecture], self.scale = measured.median_ms, scale
         self._write(
             {
@@ -193,10 +200,13 @@ class Journal:
     def _write(self, event: dict[str, Any]) -> None:
         """Append one line and see it on disk."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event, ensure_ascii=False) + "\n")
+        line = (json.dumps(event, ensure_ascii=False) + "\n").encode()
+        with self.path.open("ab") as file:
+            file.truncate(self._whole_bytes)  # a last line that was cut short goes
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
+        self._whole_bytes += len(line)
 
     def architectures(self) -> list[Architecture]:
         """The path of the search: the start and what each step led to."""

@@ -105,10 +105,10 @@ def _next_step(
             action, after_ms, before_ms - after_ms, scored.top1, scored.loss, before - scored.top1
         )
         options.append(option)
-        losses[option] = (scored.loss - last.loss) / option.saved_ms
+        losses[option] = scored.loss - last.loss
     if not options:
         raise InputError(f"{journal.path}: nothing is left to take away at {before_ms:.3f} ms")
-    options.sort(key=lambda option: (option.drop / option.saved_ms, losses[option]))
+    options.sort(key=lambda option: _cost(option, losses[option]))
     chosen, *rest = options
     return Step(len(journal.steps) + 1, chosen, tuple(rest), chosen.action.apply(here))
 
@@ -117,3 +117,12 @@ def _first_that_saves(
     actions: list[Action], here: Architecture, before_ms: float, predict: Predict
 ) -> Action | None:
     return next((action for action in actions if predict(action.apply(here)) < before_ms), None)
+
+
+def _cost(option: Option, more_loss: float) -> tuple[float, float, float]:
+    """What the least of is chosen: accuracy drop per millisecond saved; then loss, then the greater saving.
+
+    A gain counts as no drop: divided by the milliseconds, it would favour whatever saves the least.
+    """
+    saved = option.saved_ms
+    return max(0.0, option.drop) / saved, max(0.0, more_loss) / saved, -saved

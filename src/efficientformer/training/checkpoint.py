@@ -40,10 +40,18 @@ def restore(path: Path, model: nn.Module, optimizer: Optimizer, about: dict[str,
     model.load_state_dict(
         {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     )
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
-            states.setdefault(int(index), {})[key] = tensor
+            states.setdefault(int(index), {})[key] = _laid_out(tensor, parameters[int(index)])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
     return int(header["step"])
+
+
+def _laid_out(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
+    """A state in its parameter's memory layout: AdamW's fused kernel walks both by address."""
+    if tensor.shape != parameter.shape:
+        return tensor  # the step count
+    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor).detach()

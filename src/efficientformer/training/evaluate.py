@@ -57,7 +57,7 @@ def evaluate(network: nn.Module, images: Images, side: int) -> Score:
 
 @torch.no_grad()
 def reestimate_batch_norm(network: nn.Module, images: Images, side: int, count: int = 512) -> None:
-    """Replace batch norms' running statistics by those of `count` images spread over the training set.
+    """Replace batch norms' running statistics by those of `count` images of the training set, classes mixed.
 
     A sub-network that takes its weights from a supernet sees other activations than the supernet did.
     """
@@ -67,9 +67,7 @@ def reestimate_batch_norm(network: nn.Module, images: Images, side: int, count: 
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean over batches
     network.train()
-    every = max(1, len(images) // count)
-    some = Images(images.pixels[::every], images.labels[::every], ())
-    for x, _ in evaluation_batches(some, side, batch_size=128):
+    for x, _ in evaluation_batches(images.sample(count), side, batch_size=128):
         if len(x) > 1:
             network(x)
     network.eval()

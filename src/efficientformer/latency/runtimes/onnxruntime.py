@@ -75,8 +75,10 @@ class OnnxSession:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The input's shape; free dimensions count as 1."""
-        return tuple(side if isinstance(side, int) else 1 for side in self._input.shape)
+        """The input's shape; a free batch counts as 1, any other free dimension as 0."""
+        batch, *image = self._input.shape
+        sides = tuple(side if isinstance(side, int) else 0 for side in image)
+        return (batch if isinstance(batch, int) else 1, *sides)
 
     def run(self, array: np.ndarray) -> np.ndarray:
         """The first output for one float32 input."""
