@@ -1,0 +1,54 @@
+"""What all tests share: hypothesis's profile, one thread for torch, folders of synthetic pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import efficientformer  # noqa: F401 - before any test imports timm: it repairs torchvision
+
+hypothesis.settings.register_profile(
+    "house",
+    deadline=None,
+    max_examples=20,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("house")
+torch.set_num_threads(1)
+
+MakeImages = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def picture(label: int, index: int, side: int = 40) -> Image.Image:
+    """Noise tinted by class: a colour anyone can learn."""
+    random = np.random.default_rng((label, index))
+    pixels = random.integers(0, 100, (side, side, 3))
+    pixels[..., label % 3] += 120
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@pytest.fixture
+def make_images(tmp_path: Path) -> MakeImages:
+    """A factory: `make_images({"cat": 12, "dog": 12}, "data/train")` writes <class>/<nn>.png files."""
+
+    def make(classes: dict[str, int], folder: str = "images", side: int = 40) -> Path:
+        root = tmp_path / folder
+        for label, (name, count) in enumerate(classes.items()):
+            (root / name).mkdir(parents=True)
+            for index in range(count):
+                picture(label, index, side).save(root / name / f"{index:02}.png")
+        return root
+
+    return make
