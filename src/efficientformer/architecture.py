@@ -354,10 +354,20 @@ def _validate(architecture: Architecture) -> None:
     if architecture.activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
         raise InputError(f"architecture: unknown activation {architecture.activation!r}; known: {known}")
-    if architecture.num_classes < 1 or architecture.in_channels < 1:
-        raise InputError("architecture: num_classes and in_channels must be at least 1")
+    shape = architecture.attention
+    for name, value in (
+        ("num_classes", architecture.num_classes),
+        ("in_channels", architecture.in_channels),
+        ("attention heads", shape.heads),
+        ("attention key_dim", shape.key_dim),
+        ("attention value_dim", shape.value_dim),
+    ):
+        if not _is_count(value):
+            raise InputError(f"architecture: {name} must be a whole number from 1, not {value!r}")
+    if not isinstance(architecture.distilled, bool):
+        raise InputError(f"architecture: distilled is true or false, not {architecture.distilled!r}")
     for index, stage in enumerate(architecture.stages):
-        if stage.width < 2 or (index == 0 and stage.width % 2):
+        if not _is_count(stage.width) or stage.width < 2 or (index == 0 and stage.width % 2):
             raise InputError(
                 f"architecture: stage {index} cannot be {stage.width} wide (the first must be even)"
             )
@@ -367,8 +377,12 @@ def _validate(architecture: Architecture) -> None:
                 raise InputError(
                     f"architecture: unknown block {block.kind!r} in stage {index}; known: {known}"
                 )
-            if block.expansion < 1:
+            if not _is_count(block.expansion):
                 raise InputError(f"architecture: stage {index} has a block of expansion {block.expansion}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def check_input_size(size: tuple[int, int]) -> None:
@@ -377,8 +391,10 @@ def check_input_size(size: tuple[int, int]) -> None:
     Raises:
         InputError: naming the padded size to use instead.
     """
-    if len(size) != 2 or any(not isinstance(side, int) or side < STRIDE or side % STRIDE for side in size):
-        padded = "×".join(str(max(1, -(-int(side) // STRIDE)) * STRIDE) for side in size)
+    if any(isinstance(side, bool) or not isinstance(side, int) for side in size):
+        raise InputError(f"input size {size!r}: give height and width in whole pixels")
+    if len(size) != 2 or any(side < STRIDE or side % STRIDE for side in size):
+        padded = "×".join(str(max(1, -(-side // STRIDE)) * STRIDE) for side in size)
         given = "×".join(str(side) for side in size)
         raise InputError(f"input size {given}: each side must be a multiple of {STRIDE}; pad to {padded}")
 

@@ -138,7 +138,6 @@ def test_what_is_no_image_is_passed_over(tmp_path: Path) -> None:
     assert len(split.train) + len(split.search) + len(split.val) == 20
 
 
-@pytest.mark.xfail(strict=True, reason="whatever has an image's suffix is taken, folders too")
 def test_a_folder_called_like_an_image_is_passed_over(tmp_path: Path) -> None:
     touch(tmp_path, {"cat": 10, "dog": 10, "cat/holiday.jpg": 10})
     split = scan(tmp_path)

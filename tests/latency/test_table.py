@@ -232,7 +232,6 @@ def test_another_programs_database_is_refused_untouched(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-@pytest.mark.xfail(strict=True, reason="the connection stays open: a ResourceWarning from Python 3.13 on")
 def test_a_refused_file_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[bool] = []
 
@@ -316,7 +315,6 @@ def test_rows_err_independently_and_equal_layers_alike(table: LatencyTable) -> N
     assert table.predict(twice).plus_minus_ms == pytest.approx(propagated(table, twice))
 
 
-@pytest.mark.xfail(strict=True, reason="the call's row is subtracted from every layer, but counted once")
 def test_the_error_of_the_call_counts_for_every_layer(table: LatencyTable) -> None:
     table.fill([tiny()])
     table._store({CALL: receipt(CALL_MS, 0.002)})
@@ -346,7 +344,6 @@ def test_a_prediction_without_its_rows_is_refused(table: LatencyTable) -> None:
         table.predict(wide(1))
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="sum_ms looks the call's row up unchecked")
 def test_an_empty_table_predicts_nothing(table: LatencyTable) -> None:
     with pytest.raises(InputError, match="has no row"):
         table.sum_ms(tiny())

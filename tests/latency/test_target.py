@@ -68,7 +68,6 @@ def test_what_is_refused(text: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="'²'.isdigit() is true, int('²') is an error")
 def test_a_superscript_is_no_number_of_threads() -> None:
     with pytest.raises(InputError):
         Target.parse("onnxruntime:cpu:threads=²")

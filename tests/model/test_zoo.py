@@ -58,7 +58,7 @@ def test_options_reach_the_network(options: dict[str, Any], expected: dict[str, 
         ("efficientformer_l2", {}, "unknown model 'efficientformer_l2'; known: .*efficientformer_l7"),
         ("", {}, "unknown model ''"),
         ("tiny", {"input_size": 100}, "pad to 128×128"),
-        ("tiny", {"num_classes": 0}, "at least 1"),
+        ("tiny", {"num_classes": 0}, "whole number from 1"),
         ("tiny", {"checkpoint": "/no/such/file.pth"}, "/no/such/file.pth: no such file"),
     ],
 )

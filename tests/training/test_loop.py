@@ -301,7 +301,6 @@ def test_the_rate_rises_evenly_from_nothing(rates: list[float], tmp_path: Path) 
     assert 0 < rates[-1] < 0.02 * RECIPE.learning_rate
 
 
-@pytest.mark.xfail(strict=True, reason="no warmup_prefix: after the warm-up the cosine is already under way")
 def test_the_rate_reaches_its_peak_after_the_warm_up(rates: list[float], tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, warmup=0.5)
     train(fresh(), coloured(), recipe, SIDE, tmp_path / "state.safetensors", title="t")

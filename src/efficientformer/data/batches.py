@@ -64,7 +64,8 @@ def random_crop(x: Tensor, side: int, augmentation: Augmentation, random: np.ran
     count = len(x)
     area = random.uniform(augmentation.min_area, 1.0, count)
     aspect = np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3), count))
-    scale = np.minimum(np.sqrt(np.stack([area * aspect, area / aspect])), 1.0)
+    across = np.clip(np.sqrt(area * aspect), area, 1.0)  # neither side may leave the image
+    scale = np.stack([across, area / across])
     centre = random.uniform(-1, 1, (2, count)) * (1 - scale)
     mirror = np.where(random.random(count) < 0.5, -1.0, 1.0) if augmentation.flip else np.ones(count)
     theta = np.zeros((count, 2, 3), dtype=np.float32)

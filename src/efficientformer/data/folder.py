@@ -82,7 +82,7 @@ def _check_val_classes(root: Path, classes: tuple[str, ...]) -> None:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
+    return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
 def _samples(root: Path, classes: tuple[str, ...]) -> list[Sample]:

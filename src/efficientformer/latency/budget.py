@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import numpy as np
+
 from efficientformer.errors import InputError
 
 _UNITS_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -41,4 +43,5 @@ class Budget:
         return self.ms if self.ms is not None else (self.share or 0.0) * unslimmed_ms
 
     def __str__(self) -> str:
-        return f"{self.ms:g}ms" if self.ms is not None else f"{100 * (self.share or 0):g}%"
+        number, unit = (self.ms, "ms") if self.ms is not None else (100 * (self.share or 0.0), "%")
+        return np.format_float_positional(number, trim="-") + unit

@@ -79,7 +79,10 @@ def _read_architecture(path: Path) -> Architecture:
     file = path / "architecture.json" if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"{path}: holds no architecture.json; give a finished run's folder")
-    return Architecture.from_json(read_json(file))
+    try:
+        return Architecture.from_json(read_json(file))
+    except ValueError as error:  # damaged JSON, or an architecture that does not fit
+        raise InputError(f"{file}: {error}") from None
 
 
 def _network(name: str, architecture: Architecture, target: Target, input_size: int | None) -> Subject:
@@ -92,11 +95,9 @@ def _network(name: str, architecture: Architecture, target: Target, input_size: 
 
 def _file(name: str, path: Path, target: Target) -> Subject:
     session = RUNTIMES[target.runtime].load(path, target.threads)
-    _, *image = session.shape
-    if len(image) != 3 or 0 in image:
-        raise InputError(
-            f"{path}: takes an input of shape {session.shape}, not images of one size (1, c, h, w)"
-        )
+    batch, *image = session.shape
+    if batch != 1 or len(image) != 3 or 0 in image or not session.takes_float32:
+        raise InputError(f"{path}: takes {session.shape}, not one float32 image (1, channels, h, w)")
     shape = (image[0], image[1], image[2])
     return Subject(name, shape, None, None, runner(path, target, (1, *shape)))
 
@@ -104,7 +105,11 @@ def _file(name: str, path: Path, target: Target) -> Subject:
 def _peer(name: str, target: Target, input_size: int | None) -> Subject:
     model, image = peer(name, input_size=input_size)
     params = sum(parameter.numel() for parameter in model.parameters())
-    macs = count_macs(model, image)
+    try:
+        macs = count_macs(model, image)
+    except (RuntimeError, AssertionError) as error:
+        why = " ".join(str(error).split())
+        raise InputError(f"{name}: does not run at {image[1]}×{image[2]} pixels ({why})") from None
     deployed = reparameterize_model(model)
     return Subject(name, image, params, macs, network_runner(deployed, target, image))
 

@@ -63,6 +63,25 @@ class Prediction:
     plus_minus_ms: float
 
 
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        database = sqlite3.connect(path)
+    except sqlite3.OperationalError as error:
+        raise InputError(f"{path}: is no latency table ({error}); give another --table") from None
+    try:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and "about" not in tables:
+            raise InputError(f"{path}: is another program's database; give another --table")
+        database.executescript(_SCHEMA)
+    except InputError:
+        database.close()
+        raise
+    except sqlite3.DatabaseError as error:
+        database.close()
+        raise InputError(f"{path}: is no latency table ({error}); give another --table") from None
+    return database
+
+
 @dataclass(frozen=True)
 class Fit:
     """A calibration: latency = a · sum of rows + b · megabytes of weights.
@@ -92,17 +111,12 @@ class LatencyTable:
     def __init__(self, path: Path, target: Target) -> None:
         self.path, self.target = path, target
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = _connect(path)
         try:
-            self._db = sqlite3.connect(path)
-            tables = {
-                name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            }
-            if tables and "about" not in tables:
-                raise InputError(f"{path}: is another program's database; give another --table")
-            self._db.executescript(_SCHEMA)
             self._claim()
-        except sqlite3.DatabaseError as error:
-            raise InputError(f"{path}: is no latency table ({error}); give another --table") from None
+        except InputError:
+            self._db.close()
+            raise
         self._rows = {
             layer: Measurement.from_json(json.loads(text))
             for layer, text in self._db.execute(
@@ -173,7 +187,8 @@ class LatencyTable:
 
     def sum_ms(self, architecture: Architecture) -> float:
         """One call and all layers, not calibrated."""
-        return self._rows[CALL].median_ms + sum(map(self.layer_ms, architecture.layers()))
+        layers = sum(map(self.layer_ms, architecture.layers()))
+        return self._rows[CALL].median_ms + layers
 
     def predict(self, architecture: Architecture) -> Prediction:
         """A network's latency from its layers' rows and its weights.
@@ -187,8 +202,12 @@ class LatencyTable:
         return Prediction(total, math.hypot(rows, 1.96 * fit.residual * total))
 
     def _uncertain_ms(self, architecture: Architecture) -> float:
-        """Half the rows' intervals: equal layers share a row and its error, other rows err independently."""
-        counts = Counter([CALL, *(layer.key() for layer in architecture.layers())])
+        """Half the rows' intervals: equal layers share a row and its error, other rows err independently.
+
+        The call's row is added once and subtracted from every layer.
+        """
+        counts = Counter(layer.key() for layer in architecture.layers())
+        counts[CALL] = abs(1 - counts.total())
         spans = {key: self._rows[key].interval_ms for key in counts}
         return math.hypot(*(counts[key] * (high - low) / 2 for key, (low, high) in spans.items()))
 

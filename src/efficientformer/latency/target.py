@@ -66,7 +66,7 @@ class Target:
 
 
 def _positive(text: str, number: str) -> int:
-    if not number.isdigit() or int(number) < 1:
+    if not number.isdecimal() or int(number) < 1:
         raise InputError(f"target {text!r}: threads must be a whole number from 1, not {number!r}")
     return int(number)
 

@@ -44,17 +44,35 @@ def load_checkpoint(model: EfficientFormer, source: Path | str | Mapping[str, Te
         InputError: naming the first tensor that is missing, unknown or of the wrong shape.
     """
     given = source if isinstance(source, Mapping) else read_tensors(Path(source))
+    theirs = {} if isinstance(source, Mapping) else _grids(_saved_architecture(Path(source)))
     tensors = {k: v for k, v in from_timm(given).items() if not k.endswith(_DERIVED)}
     wanted = {k: v for k, v in model.state_dict().items() if not k.endswith(_DERIVED)}
     _check_names(set(tensors), set(wanted))
-    grids = {name: (layer.height, layer.width) for name, layer in model.architecture.named_layers()}
+    grids = _grids(model.architecture)
     for name, tensor in tensors.items():
         if name.endswith("attention_biases"):
-            tensors[name] = resize_bias(tensor, grids[name.removesuffix(".token_mixer.attention_biases")])
+            if tensor.ndim != 2:
+                raise InputError(f"checkpoint: {name} is {tuple(tensor.shape)}, not a table (heads, H·W)")
+            block = name.removesuffix(".token_mixer.attention_biases")
+            tensors[name] = resize_bias(tensor, grids[block], theirs.get(block))
         if tensors[name].shape != wanted[name].shape:
             have, want = tuple(tensor.shape), tuple(wanted[name].shape)
             raise InputError(f"checkpoint: {name} is {have}, this network needs {want}")
     model.load_state_dict(tensors, strict=False)
+
+
+def _saved_architecture(path: Path) -> Architecture | None:
+    """The architecture in the header of a file that `save_model` wrote."""
+    if path.suffix != ".safetensors":
+        return None
+    document = read_about(path).get("architecture")
+    return Architecture.from_json(document) if document else None
+
+
+def _grids(architecture: Architecture | None) -> dict[str, tuple[int, int]]:
+    if architecture is None:
+        return {}
+    return {name: (layer.height, layer.width) for name, layer in architecture.named_layers()}
 
 
 def _check_names(given: set[str], wanted: set[str]) -> None:
@@ -86,18 +104,25 @@ def _first_attention(tensors: Mapping[str, Tensor]) -> int | None:
     return min((int(match[1]) for match in found if match), default=None)
 
 
-def resize_bias(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """An attention-bias table (heads, H·W) of a square grid for another grid; the same one at its own size.
+def resize_bias(table: Tensor, grid: tuple[int, int], own: tuple[int, int] | None = None) -> Tensor:
+    """An attention-bias table (heads, H·W) for another grid; the same one at its own size.
 
     Offsets are scaled with the resolution (bilinear; offset 0 stays offset 0, the farthest the farthest).
+
+    Args:
+        table: as learned.
+        grid: (height, width) in tokens it is wanted for.
+        own: the grid it was learned on. Where that is unknown, a table of as many entries as are wanted is
+            taken to be of the wanted grid, any other of a square one.
     """
     heads, entries = table.shape
-    if entries == grid[0] * grid[1]:
+    if own is None:
+        own = grid if entries == grid[0] * grid[1] else (round(entries**0.5),) * 2
+    if own == grid:
         return table
-    side = round(entries**0.5)
-    if side * side != entries:
+    if own[0] * own[1] != entries:
         raise InputError(f"checkpoint: an attention-bias table of {entries} entries is of no square grid")
-    square = table.view(1, heads, side, side).float()
+    square = table.view(1, heads, *own).float()
     resized = F.interpolate(square, size=grid, mode="bilinear", align_corners=True)
     return resized.view(heads, -1).to(table.dtype)
 
@@ -110,18 +135,37 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
         document = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format has its own errors for damage
-        kind = type(error).__name__
-        raise InputError(f"{path}: cannot be read as weights ({kind}); is it complete?") from None
+    except Exception as error:  # damage shows as whatever error it leads to
+        raise _unreadable(path, error) from None
     tensors = document if isinstance(document, dict) else {}
     tensors = tensors.get("model", tensors.get("state_dict", tensors))
-    if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
+    if not isinstance(tensors, dict) or not tensors or not all(map(_is_named_tensor, tensors.items())):
         raise InputError(f"{path}: holds no state dict of tensors")
     return tensors
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file of any name.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    try:
+        return load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: cannot be read as weights ({type(error).__name__}); is it complete?")
+
+
+def _is_named_tensor(item: tuple[object, object]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -149,9 +193,9 @@ def load_model(path: Path | str) -> EfficientFormer:
     """
     path = Path(path)
     tensors = read_tensors(path)
-    document = read_about(path).get("architecture")
-    if document is None:
+    architecture = _saved_architecture(path)
+    if architecture is None:
         raise InputError(f"{path}: has no architecture in its header; it was not written by efficientformer")
-    model = EfficientFormer(Architecture.from_json(document))
+    model = EfficientFormer(architecture)
     load_checkpoint(model, tensors)
     return model.eval()

@@ -120,8 +120,8 @@ def _check_budget(job: Job, plan: Plan) -> None:
         smallest = plan.space.smallest().compact()
         raise InputError(
             f"budget {job.budget}: below what the smallest network takes here, {plan.least} on "
-            f"{job.target} ({smallest}); ask for at least {math.ceil(1000 * least_ms) / 1000:.3f}ms or give a "
-            "smaller --input-size"
+            f"{job.target} ({smallest}); ask for at least {math.ceil(1000 * least_ms) / 1000:.3f}ms "
+            "or give a smaller --input-size"
         )
 
 

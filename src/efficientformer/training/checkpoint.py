@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from efficientformer.errors import InputError
-from efficientformer.model.checkpoint import read_about, read_tensors, save_tensors
+from efficientformer.model.checkpoint import read_about, read_safetensors, save_tensors
 
 
 def save(path: Path, model: nn.Module, optimizer: Optimizer, step: int, about: dict[str, Any]) -> None:
@@ -32,14 +32,16 @@ def restore(path: Path, model: nn.Module, optimizer: Optimizer, about: dict[str,
     """
     if not path.exists():
         return 0
-    tensors, header = read_tensors(path), read_about(path)
+    tensors, header = read_safetensors(path), read_about(path)
     if header.get("job") != about:
         raise InputError(
             f"{path}: belongs to a training with other settings; remove it or give another --out"
         )
-    model.load_state_dict(
-        {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-    )
+    weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(f"{path}: is of another network: {' '.join(str(error).split())}") from None
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

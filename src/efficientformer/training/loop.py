@@ -54,8 +54,14 @@ def train(
     model.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
     optimizer, clipped = _optimizer(model, recipe, searched)
     total = recipe.epochs * steps_per_epoch(images, recipe.batch_size)
+    warmup = min(total - 1, int(recipe.warmup * total))
     schedule = CosineLRScheduler(
-        optimizer, t_initial=total, warmup_t=int(recipe.warmup * total), warmup_lr_init=0.0, t_in_epochs=False
+        optimizer,
+        t_initial=total - warmup,
+        warmup_t=warmup,
+        warmup_lr_init=0.0,
+        warmup_prefix=True,
+        t_in_epochs=False,
     )
     about = json.loads(json.dumps({"title": title, "recipe": recipe.to_json(), "images": len(images)}))
     step = checkpoint.restore(state, model, optimizer, about)

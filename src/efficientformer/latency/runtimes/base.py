@@ -27,6 +27,11 @@ class Session(Protocol):
         """The input's shape, batch first."""
         ...
 
+    @property
+    def takes_float32(self) -> bool:
+        """Whether its input is of 32-bit floats."""
+        ...
+
     def run(self, array: np.ndarray) -> np.ndarray:
         """The outputs for one float32 input of the exported shape."""
         ...

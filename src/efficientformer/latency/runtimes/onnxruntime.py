@@ -80,6 +80,11 @@ class OnnxSession:
         sides = tuple(side if isinstance(side, int) else 0 for side in image)
         return (batch if isinstance(batch, int) else 1, *sides)
 
+    @property
+    def takes_float32(self) -> bool:
+        """Whether its input is of 32-bit floats."""
+        return self._input.type == "tensor(float)"
+
     def run(self, array: np.ndarray) -> np.ndarray:
         """The first output for one float32 input."""
         return cast(np.ndarray, self._session.run(None, {self._input.name: array})[0])
