@@ -63,25 +63,6 @@ class Prediction:
     plus_minus_ms: float
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    try:
-        database = sqlite3.connect(path)
-    except sqlite3.OperationalError as error:
-        raise InputError(f"{path}: is no latency table ({error}); give another --table") from None
-    try:
-        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if tables and "about" not in tables:
-            raise InputError(f"{path}: is another program's database; give another --table")
-        database.executescript(_SCHEMA)
-    except InputError:
-        database.close()
-        raise
-    except sqlite3.DatabaseError as error:
-        database.close()
-        raise InputError(f"{path}: is no latency table ({error}); give another --table") from None
-    return database
-
-
 @dataclass(frozen=True)
 class Fit:
     """A calibration: latency = a · sum of rows + b · megabytes of weights.
@@ -111,12 +92,15 @@ class LatencyTable:
     def __init__(self, path: Path, target: Target) -> None:
         self.path, self.target = path, target
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = _connect(path)
+        try:
+            self._db = sqlite3.connect(path)
+        except sqlite3.OperationalError as error:
+            raise _no_table(path, error) from None
         try:
             self._claim()
-        except InputError:
+        except (InputError, sqlite3.DatabaseError) as error:
             self._db.close()
-            raise
+            raise _no_table(path, error) from None
         self._rows = {
             layer: Measurement.from_json(json.loads(text))
             for layer, text in self._db.execute(
@@ -126,6 +110,11 @@ class LatencyTable:
         self.fit, self.scale = Fit(), 1.0
 
     def _claim(self) -> None:
+        """Make the tables, and the file this machine's; refuse another program's file or another machine's."""
+        names = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if names and "about" not in names:
+            raise InputError(f"{self.path}: is another program's database; give another --table")
+        self._db.executescript(_SCHEMA)
         here = fingerprint(self.target)
         mine = {"format": FORMAT, f"fingerprint of {self.target}": json.dumps(here, sort_keys=True)}
         for key, value in mine.items():
@@ -246,6 +235,12 @@ class LatencyTable:
 def megabytes(architecture: Architecture) -> float:
     """Size of a network's float32 weights."""
     return architecture.params * 4e-6
+
+
+def _no_table(path: Path, error: Exception) -> InputError:
+    if isinstance(error, InputError):
+        return error
+    return InputError(f"{path}: is no latency table ({error}); give another --table")
 
 
 def _difference(theirs: str, here: dict[str, str]) -> str:
