@@ -110,7 +110,7 @@ class LatencyTable:
         self.fit, self.scale = Fit(), 1.0
 
     def _claim(self) -> None:
-        """Make the tables, and the file this machine's; refuse another program's file or another machine's."""
+        """Make the tables and write whose they are; refuse another program's file or another machine's."""
         names = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if names and "about" not in names:
             raise InputError(f"{self.path}: is another program's database; give another --table")
