@@ -21,7 +21,7 @@ from efficientformer.latency.artefact import ExportMismatchError
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.measure import measure as measure_subjects
 from efficientformer.latency.runtimes import RUNTIMES
-from efficientformer.latency.subjects import subject
+from efficientformer.latency.subjects import read_architecture, subject
 from efficientformer.latency.target import Target, fingerprint
 from efficientformer.model.zoo import list_models
 from efficientformer.pipeline.demo import demo_job, write_digits
@@ -29,7 +29,7 @@ from efficientformer.pipeline.job import Job
 from efficientformer.pipeline.slim import BudgetMissedError
 from efficientformer.pipeline.slim import slim as run_slim
 from efficientformer.report import write_report
-from efficientformer.search.journal import Journal, replay
+from efficientformer.search.journal import Journal, replay, step_of
 from efficientformer.search.supernet import Noise, Temperature
 from efficientformer.training.recipe import Precision
 
@@ -268,19 +268,21 @@ def _short(summary: dict[str, Any]) -> dict[str, Any]:
 
 @app.command(name="replay")
 def replay_journal(run: Path, *, as_json: Json = False) -> None:
-    """A run's journal: every step, applied anew; an error if it does not lead where it says.
+    """A run's journal: every step, applied anew; an error if it does not lead to the network found.
 
     Args:
         run: a run's folder.
-        as_json: print the architecture it leads to as JSON.
+        as_json: print the number of steps, the step of the network found, and its architecture as JSON.
     """
     journal = Journal(run / "journal.jsonl")
-    architecture = replay(journal)
+    path = replay(journal)
+    found = read_architecture(run)
+    step = step_of(found, path, journal)
     if as_json:
-        _print_json(architecture.to_json())
+        _print_json({"steps": len(path) - 1, "found_at_step": step, "architecture": found.to_json()})
         return
     terminal.show(terminal.journal_table(journal))
-    print(f"replayed to {architecture.compact()}")
+    print(f"replayed {len(path) - 1} steps; step {step} is the network found: {found}")
 
 
 @app.command

@@ -12,13 +12,13 @@ import onnxruntime
 import pytest
 import torch
 
-from efficientformer import Architecture, InputError, load_model
+from efficientformer import PRESETS, Architecture, InputError, load_model
 from efficientformer.data.batches import evaluation_batches
 from efficientformer.data.folder import scan
 from efficientformer.data.images import decode
 from efficientformer.pipeline.slim import BudgetMissedError, slim
 from efficientformer.progress import Progress
-from efficientformer.search.journal import Journal, replay
+from efficientformer.search.journal import Journal, replay, step_of
 from tests.pipeline import simulated
 
 QUIET = Progress(None)
@@ -73,11 +73,17 @@ def test_the_budget_is_met_and_the_journal_replays_to_the_network(finished: Path
     found = Architecture.from_json(json.loads((finished / "architecture.json").read_text()))
     journal = Journal(finished / "journal.jsonl")
     assert summary["measured_ms"] <= 1.02 * summary["budget_ms"]
-    assert found in [one.compact() for one in journal.architectures()]
-    assert replay(journal) == journal.architectures()[-1]
+    path = replay(journal)
+    assert path[step_of(found, path, journal)].compact() == found
     assert summary["params"] == sum(
         p.numel() for p in load_model(finished / "model.safetensors").parameters()
     )
+
+
+def test_a_journal_of_another_run_does_not_lead_to_the_network(finished: Path) -> None:
+    journal = Journal(finished / "journal.jsonl")
+    with pytest.raises(InputError, match="does not lead to 48:PPP"):
+        step_of(PRESETS["efficientformer_l1"], replay(journal), journal)
 
 
 def test_the_exported_file_gives_the_accuracy_that_the_summary_states(finished: Path, photos: Path) -> None:

@@ -66,7 +66,7 @@ def subject(name: str, target: Target, input_size: int | None = None) -> Subject
             raise InputError(f"{exported}: an exported file has its own input size; leave --input-size out")
         return _file(name, exported, target)
     if path.is_dir() or (path.is_file() and path.suffix == ".json"):
-        return _network(name, _read_architecture(path), target, input_size)
+        return _network(name, read_architecture(path), target, input_size)
     if name in PRESETS:
         return _network(name, PRESETS[name], target, input_size)
     if name.startswith(TIMM):
@@ -75,7 +75,12 @@ def subject(name: str, target: Target, input_size: int | None = None) -> Subject
     raise InputError(f"model {name!r} is not known; give one of {known}")
 
 
-def _read_architecture(path: Path) -> Architecture:
+def read_architecture(path: Path) -> Architecture:
+    """The architecture in a JSON file, or in a finished run's folder.
+
+    Raises:
+        InputError: if there is none, or it is damaged.
+    """
     file = path / "architecture.json" if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"{path}: holds no architecture.json; give a finished run's folder")

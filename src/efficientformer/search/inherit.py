@@ -39,7 +39,6 @@ _AXES: dict[str, dict[str, tuple[Axis, ...]]] = {
         "token_mixer.qkv.weight": (None, "in"),
         "token_mixer.qkv.bias": (None,),
         "token_mixer.attention_biases": (None, None),
-        "token_mixer.attention_bias_idxs": (None, None),
         "token_mixer.proj.weight": ("out",),
     },
     "head": {

@@ -215,17 +215,29 @@ class Journal:
         return [self.start.architecture, *(step.architecture for step in self.steps)]
 
 
-def replay(journal: Journal) -> Architecture:
-    """Apply the journal's actions to its start, one after the other.
+def replay(journal: Journal) -> list[Architecture]:
+    """Apply the journal's actions to its start, one after the other; the path, the start first.
 
     Raises:
         InputError: if the journal is empty, or an action does not lead where its line says.
     """
     if journal.start is None:
         raise InputError(f"{journal.path}: holds no search")
-    architecture = journal.start.architecture
+    path = [journal.start.architecture]
     for step in journal.steps:
-        architecture = step.chosen.action.apply(architecture)
-        if architecture != step.architecture:
+        path.append(step.chosen.action.apply(path[-1]))
+        if path[-1] != step.architecture:
             raise InputError(f"{journal.path}: step {step.index} does not lead to the architecture it names")
-    return architecture
+    return path
+
+
+def step_of(found: Architecture, path: list[Architecture], journal: Journal) -> int:
+    """Which step of a replayed path a compact architecture is; 0 is the start.
+
+    Raises:
+        InputError: if it is none of them.
+    """
+    for step, architecture in enumerate(path):
+        if architecture.compact() == found:
+            return step
+    raise InputError(f"{journal.path}: does not lead to {found}; are the two of the same run?")

@@ -104,7 +104,7 @@ than the paper's 8 heads of 32 and 128, which would outweigh the rest of a narro
 SUPERNETS = tuple(_SIZES)
 
 
-def supernet_space(name: str, *, input_size: int, num_classes: int, distilled: bool = False) -> SearchSpace:
+def supernet_space(name: str, *, input_size: int, num_classes: int) -> SearchSpace:
     """A search space by name.
 
     Its largest network attends in the whole of stage 4 and in the second half of stage 3.
@@ -121,7 +121,7 @@ def supernet_space(name: str, *, input_size: int, num_classes: int, distilled: b
         attention=size.attention,
         input_size=(input_size, input_size),
         num_classes=num_classes,
-        distilled=distilled,
+        distilled=False,
     )
     for position in range(depths[2] - depths[2] // 2, depths[2]):
         largest = largest.with_block(2, position, "attention")
