@@ -329,3 +329,11 @@ def test_training_leaves_its_images_and_the_generator_alone(tmp_path: Path) -> N
     train(network, images, RECIPE, SIDE, tmp_path / "state.safetensors", title="t")
     assert torch.equal(images.pixels, before.pixels)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, learning_rate=1e30, warmup=0.0, epochs=5)
+    with pytest.raises(
+        InputError, match=r"t: the loss is (nan|inf) at step \d+; lower --learning-rate 1e\+30"
+    ):
+        train(fresh(), coloured(), recipe, SIDE, tmp_path / "state.safetensors", title="t")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from efficientformer.data.batches import steps_per_epoch, training_batch
 from efficientformer.data.images import Images
+from efficientformer.errors import InputError
 from efficientformer.progress import Progress
 from efficientformer.training import checkpoint
 from efficientformer.training.recipe import Recipe
@@ -49,6 +51,9 @@ def train(
         prepare: called before each step; a supernet draws its noise here.
         searched: architecture parameters; they learn without weight decay and clipping.
         progress: told how far it is.
+
+    Raises:
+        InputError: if the loss is no number any more, or the checkpoint is of another training.
     """
     progress = progress or Progress(None)
     model.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
@@ -76,6 +81,9 @@ def train(
             prepare(step, step / total)
         batch = training_batch(images, step, recipe.batch_size, side, recipe.augmentation, recipe.seed)
         loss = _step(model, optimizer, clipped, recipe, *batch)
+        if not math.isfinite(loss):
+            rate = recipe.learning_rate
+            raise InputError(f"{title}: the loss is {loss} at step {step}; lower --learning-rate {rate:g}")
         step += 1
         progress.update(step, total, f"{title} · loss {loss:.3f}")
         if step == total or time.monotonic() - saved > CHECKPOINT_S:
