@@ -38,12 +38,18 @@ app = App(
     help="From a folder of images and a latency budget to a trained network that meets it here.",
     version=efficientformer.__version__,
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,
 )
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document and no table.")]
 TargetText = Annotated[
     str, Parameter(name="--target", help="Where to measure: RUNTIME[:DEVICE][:threads=N][:precision=P].")
 ]
+ADVICE = {
+    "stable": "latencies measured now can be quoted",
+    "noisy": "trust differences of more than a quarter only; stop other programs, or measure again later",
+    "unusable": "something else is using this machine; measure when it is quiet",
+}
 DEFAULT_TARGET = "onnxruntime:cpu:threads=1"
 
 
@@ -78,12 +84,13 @@ def check(*, target: TargetText = DEFAULT_TARGET, as_json: Json = False) -> None
     where = Target.parse(target)
     noise = measure_subjects({"sentinel": lambda: sum(range(20_000))}, where, seconds=1.0)["sentinel"]
     facts = {
-        **fingerprint(where),
+        **{name: fact for name, fact in fingerprint(where).items() if name != "runtime"},
         "runtimes": ", ".join(f"{name} {runtime.version()}" for name, runtime in RUNTIMES.items()),
         "python": platform.python_version(),
         "torch": f"{torch.__version__}, {torch.get_num_threads()} threads for training",
         "accelerator": "cuda" if torch.cuda.is_available() else "none",
         "a fixed piece of work": f"{noise}",
+        "so": ADVICE[noise.verdict],
     }
     if as_json:
         _print_json(facts)
@@ -151,7 +158,7 @@ def measure(
 def slim(
     *,
     data: Path,
-    budget: str,
+    budget: Annotated[str, Parameter(allow_leading_hyphen=True)],
     target: TargetText = DEFAULT_TARGET,
     input_size: int = Job.input_size,
     out: Path = Path("runs/slim"),

@@ -121,7 +121,7 @@ def test_a_runs_folder_stands_for_its_exported_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("as_folder", [True, False])
 def test_an_exported_file_has_its_own_size(as_folder: bool, tmp_path: Path) -> None:
     name = relu_file(tmp_path / "model.onnx", [1, 3, 8, 16])
-    with pytest.raises(InputError, match=r"model\.onnx: an exported file has its own input size"):
+    with pytest.raises(InputError, match=r"model\.onnx: was exported for 8×16 pixels, not --input-size 64"):
         subject(str(tmp_path) if as_folder else name, TARGET, 64)
 
 

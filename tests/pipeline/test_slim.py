@@ -16,6 +16,7 @@ from efficientformer import PRESETS, Architecture, InputError, load_model
 from efficientformer.data.batches import evaluation_batches
 from efficientformer.data.folder import scan
 from efficientformer.data.images import decode
+from efficientformer.pipeline.job import RunFolder
 from efficientformer.pipeline.slim import BudgetMissedError, slim
 from efficientformer.progress import Progress
 from efficientformer.search.journal import Journal, replay, step_of
@@ -137,6 +138,29 @@ def test_the_unslimmed_network_is_trained_too_if_asked(
     assert summary["accuracy"]["unslimmed, trained"]["images"] == summary["images"]
 
 
+def test_two_processes_cannot_work_in_one_folder(tmp_path: Path, photos: Path) -> None:
+    program = f"""
+import sys, time
+from pathlib import Path
+from efficientformer.pipeline.job import RunFolder
+with RunFolder(Path({str(tmp_path / "run")!r})).locked():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match="another process is at work in it"):
+            slim(simulated.tiny_job(photos), tmp_path / "run", progress=QUIET)
+        other.kill()
+    with RunFolder(tmp_path / "run").locked():  # its death set the folder free
+        pass
+
+
+def test_a_run_goes_on_when_more_unreadable_images_are_allowed(finished: Path, photos: Path) -> None:
+    RunFolder(finished).check(simulated.tiny_job(photos, max_unreadable=0.5))
+
+
 def test_a_folder_of_other_files_is_left_alone(tmp_path: Path, photos: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match="is not empty and holds no run"):
@@ -154,7 +178,7 @@ def test_a_budget_below_the_least_possible_is_refused_before_training(
     ):
         slim(simulated.tiny_job(photos, "0.001ms"), tmp_path / "run", progress=QUIET)
     # nothing is claimed, so that the same folder can be tried with a greater budget
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"latency.sqlite"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"latency.sqlite", ".lock"}
 
 
 def test_an_export_slower_than_predicted_is_slimmed_further(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -337,3 +338,20 @@ def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
         InputError, match=r"t: the loss is (nan|inf) at step \d+; lower --learning-rate 1e\+30"
     ):
         train(fresh(), coloured(), recipe, SIDE, tmp_path / "state.safetensors", title="t")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_saves_the_step_that_was_under_way(number: int, tmp_path: Path) -> None:
+    """With no checkpoint due, none of the three steps made is lost."""
+
+    def ask(step: int, _share: float) -> None:
+        if step == 2:
+            signal.raise_signal(number)
+
+    state, made = tmp_path / "state.safetensors", []
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        train(fresh(), coloured(), RECIPE, SIDE, state, title="t", prepare=ask)
+    assert signal.getsignal(number) is before
+    train(fresh(), coloured(), RECIPE, SIDE, state, title="t", prepare=lambda step, _: made.append(step))
+    assert made[0] == 3

@@ -62,9 +62,7 @@ def subject(name: str, target: Target, input_size: int | None = None) -> Subject
     suffix = RUNTIMES[target.runtime].suffix
     exported = path if path.is_file() else path / f"model{suffix}"
     if exported.is_file() and exported.suffix == suffix:
-        if input_size:
-            raise InputError(f"{exported}: an exported file has its own input size; leave --input-size out")
-        return _file(name, exported, target)
+        return _file(name, exported, target, input_size)
     if path.is_dir() or (path.is_file() and path.suffix == ".json"):
         return _network(name, read_architecture(path), target, input_size)
     if name in PRESETS:
@@ -98,13 +96,19 @@ def _network(name: str, architecture: Architecture, target: Target, input_size: 
     return Subject(name, image, architecture.params, architecture.macs, call)
 
 
-def _file(name: str, path: Path, target: Target) -> Subject:
+def _file(name: str, path: Path, target: Target, input_size: int | None) -> Subject:
     session = RUNTIMES[target.runtime].load(path, target.threads)
     batch, *image = session.shape
     if batch != 1 or len(image) != 3 or 0 in image or not session.takes_float32:
         raise InputError(f"{path}: takes {session.shape}, not one float32 image (1, channels, h, w)")
     shape = (image[0], image[1], image[2])
-    return Subject(name, shape, None, None, runner(path, target, (1, *shape)))
+    if input_size and shape[1:] != (input_size, input_size):
+        raise InputError(
+            f"{path}: was exported for {shape[1]}×{shape[2]} pixels, not --input-size {input_size}"
+        )
+    known = read_architecture(path.parent) if path.parent == Path(name) else None  # a run's folder
+    sizes = (known.params, known.macs) if known else (None, None)
+    return Subject(name, shape, *sizes, runner(path, target, (1, *shape)))
 
 
 def _peer(name: str, target: Target, input_size: int | None) -> Subject:

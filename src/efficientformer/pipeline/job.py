@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,19 @@ from efficientformer.search.space import SUPERNETS
 from efficientformer.search.supernet import Temperature
 from efficientformer.training.recipe import Precision
 
+try:
+    import fcntl
+except ImportError:  # not on Windows: there two processes in one folder are not noticed
+    fcntl = None
+
 FORMAT = "efficientformer.run/1"
 TABLE = "latency.sqlite"
-_UNCLAIMED = (TABLE, "job.json")  # what a run that was stopped before its claim may leave, half-written too
+LOCK = ".lock"
+_UNCLAIMED = (
+    TABLE,
+    LOCK,
+    "job.json",
+)  # what a run that was stopped before its claim may leave, half-written too
 AIM = 0.97  # the search aims a little under the budget: measurements scatter
 TOLERANCE = 0.02  # the exported file's median may be so much over the budget
 
@@ -130,7 +142,8 @@ class RunFolder:
         path, document = self.file("job.json"), {"format": FORMAT, **job.to_json()}
         if path.exists():
             known = read_json(path)
-            if different := [key for key in document if known.get(key) != document[key]]:
+            compared = document.keys() - {"max_unreadable"}  # which changes no result
+            if different := [key for key in document if key in compared and known.get(key) != document[key]]:
                 key = different[0]
                 was = f"with {key} {known.get(key)}, not {document[key]}"
                 raise InputError(f"{self.root}: holds a run {was}; give another --out, or remove it")
@@ -138,6 +151,24 @@ class RunFolder:
             raise InputError(f"{self.root}: is a file; give another --out")
         elif self.root.exists() and any(not one.name.startswith(_UNCLAIMED) for one in self.root.iterdir()):
             raise InputError(f"{self.root}: is not empty and holds no run; give another --out")
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder against other processes; the system lets go of it when this one ends.
+
+        Raises:
+            InputError: if another process holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self.file(LOCK).open("w") as file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    raise InputError(
+                        f"{self.root}: another process is at work in it; wait, or stop it"
+                    ) from None
+            yield
 
     def claim(self, job: Job) -> None:
         """Write the job into the folder; from now on only the same job is taken up in it."""

@@ -94,7 +94,8 @@ def preflight(
             break
     _check_budget(job, plan)
     if plan.greatest.median_ms <= plan.budget_ms:
-        progress.line("   the unslimmed network meets this budget already: it will be trained as it is")
+        progress.line("   the unslimmed network meets this budget already: it will be trained as it is;")
+        progress.line("   a larger --supernet or --input-size would make use of the rest")
     return plan, rows
 
 

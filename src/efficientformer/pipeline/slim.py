@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientformer.architecture import Architecture
-from efficientformer.data.folder import scan
+from efficientformer.data.folder import Split, scan
 from efficientformer.files import read_json, write_json
 from efficientformer.latency.measure import Measurement
 from efficientformer.latency.table import LatencyTable, Prediction
@@ -49,15 +49,21 @@ def slim(job: Job, out: Path, table: Path | None = None, progress: Progress | No
         InputError: for images, a budget or a folder that do not fit.
         BudgetMissedError: if the exported file stays over the budget.
     """
-    begun, progress, folder = time.monotonic(), progress or Progress(), RunFolder(out)
+    progress, folder = progress or Progress(), RunFolder(out)
     folder.check(job)
     if folder.file("summary.json").exists():
         progress.line(f"{out}: this run is done already")
         shutil.rmtree(folder.work(""), ignore_errors=True)
         return read_json(folder.file("summary.json"))
     split = scan(job.data, job.seed)
+    with folder.locked():
+        return _run(job, split, folder, table or folder.file(TABLE), progress)
+
+
+def _run(job: Job, split: Split, folder: RunFolder, table: Path, progress: Progress) -> dict[str, Any]:
+    begun = time.monotonic()
     progress.stage(f"1/6 measuring on {job.target}")
-    plan, rows = preflight(job, folder, split, table or folder.file(TABLE), progress)
+    plan, rows = preflight(job, folder, split, table, progress)
     folder.claim(job)
     write_json(folder.file("preflight.json"), plan.to_json())
     progress.stage(f"2/6 reading {sum(map(len, (split.train, split.search, split.val)))} images")
@@ -74,12 +80,22 @@ def slim(job: Job, out: Path, table: Path | None = None, progress: Progress | No
     result = Result(found, _first_prediction(journal, rows, found), network, unslimmed, proof)
     summary = summarise(job, plan, split, judge, rows, result)
     summary["seconds"] = round(time.monotonic() - begun, 1)
+    _warn_of_training(summary, progress)
     write_json(folder.file("architecture.json"), found.compact().to_json())
     save_model(folder.file("model.safetensors"), network)
     write_json(folder.file("summary.json"), summary)
     shutil.rmtree(folder.work(""), ignore_errors=True)
     rows.close()
     return summary
+
+
+def _warn_of_training(summary: dict[str, Any], progress: Progress) -> None:
+    before = summary["accuracy"]["slimmed, supernet weights"]["top1"]
+    if summary["top1"] < before:
+        told = (
+            f"training the network found did not help: top-1 {before:.1%} before, {summary['top1']:.1%} after"
+        )
+        progress.line(f"   {told}; give it more --epochs")
 
 
 def _meet(

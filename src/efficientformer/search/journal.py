@@ -222,7 +222,7 @@ def replay(journal: Journal) -> list[Architecture]:
         InputError: if the journal is empty, or an action does not lead where its line says.
     """
     if journal.start is None:
-        raise InputError(f"{journal.path}: holds no search")
+        raise InputError(f"{journal.path}: holds no search, or does not exist; give a run's folder")
     path = [journal.start.architecture]
     for step in journal.steps:
         path.append(step.chosen.action.apply(path[-1]))

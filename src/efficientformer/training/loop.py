@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -23,6 +26,7 @@ from efficientformer.training import checkpoint
 from efficientformer.training.recipe import Recipe
 
 CHECKPOINT_S = 20.0
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 Prepare = Callable[[int, float], None]
 """Told (step, share of the training that is done) before each step."""
 
@@ -54,42 +58,52 @@ def train(
 
     Raises:
         InputError: if the loss is no number any more, or the checkpoint is of another training.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, once the step is over and the state is saved.
     """
     progress = progress or Progress(None)
     model.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
     optimizer, clipped = _optimizer(model, recipe, searched)
     total = recipe.epochs * steps_per_epoch(images, recipe.batch_size)
-    warmup = min(total - 1, int(recipe.warmup * total))
-    schedule = CosineLRScheduler(
-        optimizer,
-        t_initial=total - warmup,
-        warmup_t=warmup,
-        warmup_lr_init=0.0,
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
+    schedule = _schedule(optimizer, recipe, total)
     about = json.loads(json.dumps({"title": title, "recipe": recipe.to_json(), "images": len(images)}))
     step = checkpoint.restore(state, model, optimizer, about)
-    saved, clipped = (
-        time.monotonic(),
-        [p for p in model.parameters() if all(p is not one for one in searched)],
-    )
+    saved = time.monotonic()
     model.train()
-    while step < total:
-        schedule.step_update(step)
-        if prepare:
-            prepare(step, step / total)
-        batch = training_batch(images, step, recipe.batch_size, side, recipe.augmentation, recipe.seed)
-        loss = _step(model, optimizer, clipped, recipe, *batch)
-        if not math.isfinite(loss):
-            rate = recipe.learning_rate
-            raise InputError(f"{title}: the loss is {loss} at step {step}; lower --learning-rate {rate:g}")
-        step += 1
-        progress.update(step, total, f"{title} · loss {loss:.3f}")
-        if step == total or time.monotonic() - saved > CHECKPOINT_S:
-            checkpoint.save(state, model, optimizer, step, about)
-            saved = time.monotonic()
+    if 0 < step < total:
+        progress.line(f"   {title}: going on after step {step} of {total}")
+    with stop_requests() as asked_to_stop:
+        while step < total:
+            schedule.step_update(step)
+            if prepare:
+                prepare(step, step / total)
+            batch = training_batch(images, step, recipe.batch_size, side, recipe.augmentation, recipe.seed)
+            loss = _step(model, optimizer, clipped, recipe, *batch)
+            if not math.isfinite(loss):
+                advice = f"lower --learning-rate {recipe.learning_rate:g}"
+                raise InputError(f"{title}: the loss is {loss} at step {step}; {advice}")
+            step += 1
+            progress.update(step, total, f"{title} · loss {loss:.3f}")
+            if asked_to_stop() or step == total or time.monotonic() - saved > CHECKPOINT_S:
+                checkpoint.save(state, model, optimizer, step, about)
+                saved = time.monotonic()
+            if asked_to_stop():
+                raise KeyboardInterrupt
     model.eval()
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """While this holds, Ctrl-C and SIGTERM wait; the function tells whether one came."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be taken
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, lambda got, _frame: came.append(got)) for number in _STOPS}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _optimizer(
@@ -106,6 +120,18 @@ def _optimizer(
         rate = recipe.learning_rate * recipe.searched_factor
         groups.append({"params": list(searched), "weight_decay": 0.0, "lr": rate})
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True), clipped
+
+
+def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> CosineLRScheduler:
+    warmup = min(steps - 1, int(recipe.warmup * steps))
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=steps - warmup,
+        warmup_t=warmup,
+        warmup_lr_init=0.0,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
 
 
 def _step(
