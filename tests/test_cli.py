@@ -1,12 +1,17 @@
 """The command line: bad input is one line on standard error and exit code 2; `--json` is one document."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from efficientformer.cli import main
+from efficientformer.cli import app, main
+from efficientformer.data.batches import Augmentation
+from efficientformer.latency.budget import Budget
+from efficientformer.pipeline.job import Job
+from efficientformer.report.receipt import repeat_command
 
 
 @pytest.fixture
@@ -125,3 +130,13 @@ def test_measure_gives_a_receipt_for_each_name(
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command.split(), "--help"]) == 0
     assert "Usage: efficientformer" in capsys.readouterr().out
+
+
+def test_the_command_that_a_report_gives_is_one_the_program_takes() -> None:
+    job = Job(Path("photos of cats"), Budget.parse("8ms"), augmentation=Augmentation(0.5, flip=False))
+    words = shlex.split(repeat_command(job.to_json()).replace("\\\n", " "))
+    command, bound, *_ = app.parse_args(words[1:], exit_on_error=False, print_error=False)
+    assert command.__name__ == "slim"
+    assert bound.arguments["data"] == Path("photos of cats")
+    assert bound.arguments["flip"] is False
+    assert bound.arguments["min_area"] == 0.5
