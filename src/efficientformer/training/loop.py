@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import torch
@@ -92,7 +92,7 @@ def train(
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
+def stop_requests() -> Generator[Callable[[], bool], None, None]:
     """While this holds, Ctrl-C and SIGTERM wait; the function tells whether one came."""
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # only there can signals be taken
