@@ -126,9 +126,6 @@ class LatencyTable:
             self._db.execute("INSERT OR IGNORE INTO about VALUES (?, ?)", (key, value))
         self._db.commit()
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def rows(self) -> dict[str, Measurement]:
         """Every row of this target: layer key to receipt."""
         return dict(self._rows)

@@ -120,20 +120,19 @@ def summarise(
     job: Job, plan: Plan, split: Split, judge: Judge, rows: LatencyTable, result: Result
 ) -> dict[str, Any]:
     """Every figure of the run, each with its receipt or its number of images."""
-    accuracy = _accuracy(judge, plan, result)
-    trained = accuracy["slimmed, trained"] or {}
+    trained = evaluate(result.network, judge.images.val, judge.side)
     return {
         "format": "efficientformer.summary/1",
         "version": importlib.metadata.version("efficientformer"),
         **_latency(job, plan, result),
-        "top1": trained["top1"],
-        "images": trained["images"],
+        "top1": trained.top1,
+        "images": trained.images,
         "params": result.proof.slimmed.params,
         "macs": result.proof.slimmed.macs,
         "seed": job.seed,
         "architecture": str(result.found.compact()),
         "unslimmed_architecture": str(plan.space.largest),
-        "accuracy": accuracy,
+        "accuracy": {**_accuracy(judge, plan, result), "slimmed, trained": trained.to_json()},
         "contenders": [one.to_json() for one in (result.proof.slimmed, *result.proof.others)],
         "artefact": result.proof.artefact.to_json(),
         "preprocessing": {
@@ -175,7 +174,7 @@ def _latency(job: Job, plan: Plan, result: Result) -> dict[str, Any]:
 
 
 def _accuracy(judge: Judge, plan: Plan, result: Result) -> dict[str, dict[str, Any] | None]:
-    """Before and after slimming, on the validation images."""
+    """What the network found is held against, on the validation images."""
 
     def scored(network: EfficientFormer | None) -> dict[str, Any] | None:
         return evaluate(network, judge.images.val, judge.side).to_json() if network else None
@@ -184,7 +183,6 @@ def _accuracy(judge: Judge, plan: Plan, result: Result) -> dict[str, dict[str, A
         "unslimmed, supernet weights": scored(judge.inherited(plan.space.largest)),
         "unslimmed, trained": scored(result.unslimmed),
         "slimmed, supernet weights": scored(judge.inherited(result.found)),
-        "slimmed, trained": scored(result.network),
     }
 
 

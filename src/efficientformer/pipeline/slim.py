@@ -149,9 +149,9 @@ def find(
         found = slimming.slim(plan.space, judge.importance, fits, predict, judge.score, journal, progress)
         if found in journal.verified:
             return found
-        predicted, receipt = predict(found), quick_receipt(found, target)
+        receipt = quick_receipt(found, target)
         _recalibrate(journal, rows, found, receipt)
-        told = f"measured {receipt}, predicted {predicted:.3f} ms"
+        told = f"measured {receipt}, predicted {journal.predicted[found]:.3f} ms"
         progress.line(f"   {told}: the table's scale is now {rows.scale:.3f}")
 
 

@@ -25,7 +25,7 @@ class Recipe:
         clip: adaptive gradient clipping (paper: 0.01).
         augmentation: crops and flips.
         searched_factor: a supernet's α learn so many times as fast, for they have far to go in few steps.
-        precision: `fp32`, or `bf16` mixed precision, about twice as fast on a processor that has it.
+        precision: `fp32`, or `bf16` mixed precision, faster on a processor that has it.
         seed: of everything random.
     """
 
