@@ -6,9 +6,16 @@ import torch
 from hypothesis import strategies as st
 
 from efficientformer import Architecture, Attention, Block, EfficientFormer, Stage
-from efficientformer.architecture import ACTIVATIONS, BLOCKS
+from efficientformer.architecture import ACTIVATIONS
+from efficientformer.layers import BLOCKS, EMBEDS, HEADS, KINDS
 
 SIZES = ((32, 32), (64, 64), (32, 64), (96, 32))
+
+
+def _kinds(stage: int, size: tuple[int, int], kinds: tuple[str, ...]) -> list[str]:
+    """The kinds that a stage's grid allows."""
+    odd = any(side // (4 * 2**stage) % 2 for side in size)
+    return [kind for kind in kinds if not (odd and KINDS[kind].key_stride == 2)]
 
 
 @st.composite
@@ -16,17 +23,31 @@ def architectures(
     draw: st.DrawFn, *, kinds: tuple[str, ...] = BLOCKS, sizes: tuple[tuple[int, int], ...] = SIZES
 ) -> Architecture:
     """A valid architecture of few and narrow blocks, their kinds mixed freely."""
-    block = st.builds(Block, st.sampled_from(kinds), st.integers(1, 3))
-    rows = [draw(st.lists(block, max_size=3)) for _ in range(4)]
+    size = draw(st.sampled_from(sizes))
+    rows = [
+        draw(
+            st.lists(
+                st.builds(Block, st.sampled_from(_kinds(stage, size, kinds)), st.integers(1, 3)), max_size=3
+            )
+        )
+        for stage in range(4)
+    ]
     widths = (draw(st.sampled_from((2, 6, 8))), *draw(st.tuples(*[st.integers(2, 9)] * 3)))
+    embeds = ("embed", *draw(st.tuples(*[st.sampled_from(EMBEDS)] * 3)))
+    shapes = st.builds(Attention, st.integers(1, 2), st.integers(1, 5), st.integers(1, 6))
     return Architecture(
-        tuple(Stage(width, tuple(row)) for width, row in zip(widths, rows, strict=True)),
-        input_size=draw(st.sampled_from(sizes)),
+        tuple(
+            Stage(width, tuple(row), embed) for width, row, embed in zip(widths, rows, embeds, strict=True)
+        ),
+        input_size=size,
         num_classes=draw(st.integers(1, 5)),
         in_channels=draw(st.integers(1, 4)),
         activation=draw(st.sampled_from(ACTIVATIONS)),
         distilled=draw(st.booleans()),
-        attention=Attention(draw(st.integers(1, 2)), draw(st.integers(1, 5)), draw(st.integers(1, 6))),
+        attention=draw(shapes),
+        embed_attention=draw(shapes),
+        stem_activation=draw(st.sampled_from(ACTIVATIONS)),
+        head=draw(st.sampled_from(HEADS)),
     )
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from torch.utils.flop_counter import FlopCounterMode
 
 from efficientformer import PRESETS, Architecture, Attention, Block, EfficientFormer, InputError, Layer, Stage
-from efficientformer.architecture import uniform
+from efficientformer.presets import pooling
 from tests.strategies import architectures, tiny
 
 JSON = dict[str, Any]
@@ -134,7 +134,7 @@ def test_grids_follow_the_strides() -> None:
 
 
 def test_uniform_puts_attention_last() -> None:
-    stages = uniform((8, 8, 8, 8), (1, 1, 1, 4), 3).stages
+    stages = pooling((8, 8, 8, 8), (1, 1, 1, 4), 3).stages
     assert [block.kind for block in stages[3].blocks] == ["pool", "attention", "attention", "attention"]
 
 
@@ -199,7 +199,7 @@ def with_first_stage(stage: Stage) -> Callable[[], Architecture]:
         (replaced(input_size=(32, 32, 32)), "input size 32×32×32"),
         (replaced(input_size=(32,)), "input size 32"),
         (replaced(activation="tanh"), "unknown activation 'tanh'; known: gelu, relu"),
-        (replaced(num_classes=0), "must be a whole number from 1"),
+        (replaced(num_classes=-1), "num_classes must be a whole number from 0"),
         (replaced(in_channels=0), "must be a whole number from 1"),
         (with_first_stage(Stage(1, ())), "stage 0 cannot be 1 wide"),
         (with_first_stage(Stage(9, ())), r"stage 0 cannot be 9 wide \(the first must be even\)"),
@@ -253,7 +253,7 @@ STAGES = tiny().to_json()["stages"]
         (tiny().to_json() | {"attention": {"heads": 2, "tails": 1}}, "'tails'"),
         (tiny().to_json() | {"stages": 4}, "wrong type"),
         (tiny().to_json() | {"input_size": None}, "wrong type"),
-        (tiny().to_json() | {"num_classes": "ten"}, "num_classes must be a whole number from 1, not 'ten'"),
+        (tiny().to_json() | {"num_classes": "ten"}, "num_classes must be a whole number from 0, not 'ten'"),
         (tiny().to_json() | {"stages": [{"width": 8}, *STAGES[1:]]}, "'blocks'"),
         (tiny().to_json() | {"stages": [{"width": 8, "blocks": [{"size": 3}]}, *STAGES[1:]]}, "'size'"),
         (tiny().to_json() | {"stages": [{"width": 8, "blocks": ["pool"]}, *STAGES[1:]]}, "wrong type"),

@@ -7,11 +7,15 @@ from efficientformer import torchvision_repair
 
 torchvision_repair.repair()  # before anything imports timm
 
-from efficientformer.architecture import PRESETS, Architecture, Attention, Block, Layer, Stage  # noqa: E402
+from efficientformer.architecture import Architecture, Block, Stage  # noqa: E402
 from efficientformer.errors import InputError  # noqa: E402
-from efficientformer.model.checkpoint import load_checkpoint, load_model, save_model  # noqa: E402
+from efficientformer.layers import Attention, Layer  # noqa: E402
+from efficientformer.model.checkpoint import load_checkpoint, load_model, save_model, to_layout  # noqa: E402
+from efficientformer.model.features import FeatureExtractor  # noqa: E402
 from efficientformer.model.network import EfficientFormer, fold  # noqa: E402
+from efficientformer.model.pretrained import create_transform  # noqa: E402
 from efficientformer.model.zoo import create_model, list_models  # noqa: E402
+from efficientformer.presets import PRESETS  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -21,13 +25,16 @@ __all__ = [
     "Attention",
     "Block",
     "EfficientFormer",
+    "FeatureExtractor",
     "InputError",
     "Layer",
     "Stage",
     "create_model",
+    "create_transform",
     "fold",
     "list_models",
     "load_checkpoint",
     "load_model",
     "save_model",
+    "to_layout",
 ]

@@ -1,7 +1,8 @@
-"""What a network is, as a value: `Architecture`, its `Layer`s, and the presets L1, L3 and L7.
+"""What a network is, as a value: `Architecture`.
 
 Pure data: no torch here. The model builder, the latency table, the search, checkpoints and export all
-take an `Architecture`, and nothing else describes a network. Read this file first.
+take an `Architecture`, and nothing else describes a network. Read this file first, then `layers.py` (what
+it is made of, and what each piece costs) and `presets.py` (the published networks).
 
     python -c "import efficientformer as ef; print(*ef.PRESETS['efficientformer_l1'].layers(), sep='\\n')"
 
@@ -13,168 +14,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from efficientformer.errors import InputError
+from efficientformer.layers import BLOCKS, EMBEDS, HEADS, KINDS, Attention, Layer, Layout, Macs
 
 FORMAT = "efficientformer.architecture/1"
 STRIDE = 32
+BLOCK_ATTENTION, EMBED_ATTENTION = Attention(8, 32, 128), Attention(8, 16, 64)  # [code]
 ACTIVATIONS = ("gelu", "relu", "hardswish", "silu", "gelu_tanh")
-
-Layout = Literal["map", "tokens"]  # (B, C, H, W), and (B, H·W, C)
-
-
-@dataclass(frozen=True)
-class Attention:
-    """The shape of multi-head attention in a MetaBlock 3D [code]: LeViT's, values wider than keys."""
-
-    heads: int = 8
-    key_dim: int = 32
-    value_dim: int = 128
-
-    @property
-    def qkv_width(self) -> int:
-        """Outputs of the joint query-key-value projection."""
-        return self.heads * (2 * self.key_dim + self.value_dim)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One costed piece of an architecture: the latency table's row key.
-
-    Attributes:
-        kind: a name in `KINDS`.
-        in_width: channels in.
-        out_width: channels out (classes, for the head).
-        height: rows of the feature map that comes in, in pixels or tokens.
-        width: columns of the same.
-        expansion: hidden width of the MLP over its width; 0 where there is none.
-        activation: the MLP's activation; empty where there is none.
-        attention: heads and dimensions, for attention blocks only.
-        heads: classifiers, for the head only: 1, or 2 with a distillation head.
-    """
-
-    kind: str
-    in_width: int
-    out_width: int
-    height: int
-    width: int
-    expansion: int = 0
-    activation: str = ""
-    attention: Attention | None = None
-    heads: int = 0
-
-    @property
-    def params(self) -> int:
-        """Learned parameters, in the form that is trained (norms and LayerScale not folded)."""
-        return KINDS[self.kind].params(self)
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of convolutions, linear layers and attention's two products, for one image."""
-        return KINDS[self.kind].macs(self)
-
-    def key(self) -> str:
-        """The layer as canonical JSON: equal layers, equal keys."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
-
-    def __str__(self) -> str:
-        widths = (
-            str(self.in_width) if self.in_width == self.out_width else f"{self.in_width}→{self.out_width}"
-        )
-        return f"{self.kind} {widths} @{self.height}×{self.width}"
-
-
-@dataclass(frozen=True)
-class LayerKind:
-    """What is known of a kind of layer without building it. New kinds of block are added to `KINDS`."""
-
-    layout: Layout
-    params: Callable[[Layer], int]
-    macs: Callable[[Layer], int]
-    is_block: bool = False
-
-
-def _none(_: Layer) -> int:
-    return 0
-
-
-def _conv_bn_params(inputs: int, outputs: int) -> int:
-    return 9 * inputs * outputs + 3 * outputs  # 3×3 weights, bias, batch norm's two
-
-
-def _stem_params(layer: Layer) -> int:
-    half = layer.out_width // 2
-    return _conv_bn_params(layer.in_width, half) + _conv_bn_params(half, layer.out_width)
-
-
-def _stem_macs(layer: Layer) -> int:
-    half, pixels = layer.out_width // 2, layer.height * layer.width
-    return 9 * (pixels // 4 * layer.in_width * half + pixels // 16 * half * layer.out_width)
-
-
-def _embed_params(layer: Layer) -> int:
-    return _conv_bn_params(layer.in_width, layer.out_width)
-
-
-def _embed_macs(layer: Layer) -> int:
-    return 9 * layer.height * layer.width // 4 * layer.in_width * layer.out_width
-
-
-def _mlp_macs(layer: Layer) -> int:
-    return 2 * layer.height * layer.width * layer.expansion * layer.in_width**2
-
-
-def _pool_params(layer: Layer) -> int:
-    width, hidden = layer.in_width, layer.expansion * layer.in_width
-    return 2 * width * hidden + 3 * hidden + 3 * width + 2 * width  # convolutions and norms, two LayerScales
-
-
-def _attention_params(layer: Layer) -> int:
-    shape = _attention_shape(layer)
-    width, hidden = layer.in_width, layer.expansion * layer.in_width
-    qkv = (width + 1) * shape.qkv_width + shape.heads * layer.height * layer.width
-    proj = (shape.heads * shape.value_dim + 1) * width
-    mlp = 2 * width * hidden + hidden + width
-    return qkv + proj + mlp + 6 * width  # two LayerNorms, two LayerScales
-
-
-def _attention_macs(layer: Layer) -> int:
-    shape, tokens = _attention_shape(layer), layer.height * layer.width
-    projections = tokens * layer.in_width * (shape.qkv_width + shape.heads * shape.value_dim)
-    products = tokens**2 * shape.heads * (shape.key_dim + shape.value_dim)
-    return projections + products + _mlp_macs(layer)
-
-
-def _attention_shape(layer: Layer) -> Attention:
-    if layer.attention is None:
-        raise InputError(f"{layer}: an attention layer needs its `attention` shape")
-    return layer.attention
-
-
-def _head_params(layer: Layer) -> int:
-    return 2 * layer.in_width + layer.heads * (layer.in_width + 1) * layer.out_width
-
-
-def _head_macs(layer: Layer) -> int:
-    return layer.heads * layer.in_width * layer.out_width
-
-
-KINDS: dict[str, LayerKind] = {
-    "stem": LayerKind("map", _stem_params, _stem_macs),
-    "embed": LayerKind("map", _embed_params, _embed_macs),
-    "flatten": LayerKind("map", _none, _none),
-    "unflatten": LayerKind("tokens", _none, _none),
-    "head": LayerKind("tokens", _head_params, _head_macs),
-    "identity": LayerKind("map", _none, _none, is_block=True),
-    "pool": LayerKind("map", _pool_params, lambda layer: _mlp_macs(layer), is_block=True),
-    "attention": LayerKind("tokens", _attention_params, _attention_macs, is_block=True),
-}
-"""Every kind of layer: the layout it takes, and its exact counts."""
-
-BLOCKS = tuple(kind for kind, facts in KINDS.items() if facts.is_block)
 
 
 @dataclass(frozen=True)
@@ -183,6 +32,8 @@ class Block:
 
     `pool` is the paper's MB4D (pooling token mixer, map layout), `attention` its MB3D (multi-head
     self-attention, token layout), `identity` the position left out: it has no parameters and costs nothing.
+    EfficientFormerV2's: `ffn` (unified FFN: 1×1, depthwise 3×3, 1×1), `attention2d` (attention on the map,
+    then such an FFN) and `attention2d_strided` (the same at half the resolution).
     """
 
     kind: str
@@ -191,10 +42,17 @@ class Block:
 
 @dataclass(frozen=True)
 class Stage:
-    """Blocks of one width at one resolution."""
+    """Blocks of one width at one resolution.
+
+    Attributes:
+        width: channels.
+        blocks: its positions in order.
+        embed: the kind of down-sampling into it, `embed` or V2's `embed_attention`; the first has none.
+    """
 
     width: int
     blocks: tuple[Block, ...]
+    embed: str = "embed"
 
 
 @dataclass(frozen=True)
@@ -204,11 +62,15 @@ class Architecture:
     Attributes:
         stages: four of them, at strides 4, 8, 16 and 32.
         input_size: (height, width) in pixels, each divisible by 32.
-        num_classes: outputs of each classifier.
+        num_classes: outputs of each classifier; 0 for none, the output is then the features.
         in_channels: channels of the image.
-        activation: the MLPs' activation (the stem's is ReLU [code]).
+        activation: of the MLPs.
         distilled: a second classifier for the teacher's labels; the two are averaged at inference.
-        attention: heads and dimensions of every attention block.
+        attention: heads and dimensions of every block that attends.
+        embed_attention: the same of every down-sampling that attends.
+        stem_activation: the stem's [code: ReLU, V2 GELU].
+        head: `head` (LayerNorm over tokens), or V2's `head2d` (batch norm over the map).
+        global_pool: `avg`, or empty for outputs at every position.
 
     Raises:
         InputError: on construction, if the values do not describe a network.
@@ -220,7 +82,11 @@ class Architecture:
     in_channels: int = 3
     activation: str = "gelu"
     distilled: bool = True
-    attention: Attention = Attention()
+    attention: Attention = BLOCK_ATTENTION
+    embed_attention: Attention = EMBED_ATTENTION
+    stem_activation: str = "relu"
+    head: str = "head"
+    global_pool: str = "avg"
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -233,7 +99,12 @@ class Architecture:
     @property
     def macs(self) -> int:
         """Multiply-accumulates for one image at `input_size`."""
-        return sum(layer.macs for layer in self.layers())
+        return self.macs_by_operator.total
+
+    @property
+    def macs_by_operator(self) -> Macs:
+        """The same, of convolutions, linears and attention's products apart."""
+        return sum((layer.macs_by_operator for layer in self.layers()), Macs())
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -256,13 +127,16 @@ class Architecture:
 
     def named_layers(self) -> list[tuple[str, Layer]]:
         """The same with names: `stem`, `stages.2.embed`, `stages.2.blocks.1`, `head`, …"""
-        named = [("stem", Layer("stem", self.in_channels, self.widths[0], *self.input_size))]
+        stem = Layer(
+            "stem", self.in_channels, self.widths[0], *self.input_size, activation=self.stem_activation
+        )
+        named: list[tuple[str, Layer]] = [("stem", stem)]
         layout: Layout = "map"
         for index, stage in enumerate(self.stages):
             if index:
                 above, grid = self.widths[index - 1], self.grid(index - 1)
                 named += _change(layout, "map", above, grid, f"stages.{index}")
-                named.append((f"stages.{index}.embed", Layer("embed", above, stage.width, *grid)))
+                named.append((f"stages.{index}.embed", self._embed_layer(index)))
                 layout = "map"
             for position, block in enumerate(stage.blocks):
                 if block.kind == "identity":
@@ -271,13 +145,20 @@ class Architecture:
                 named += _change(layout, wanted, stage.width, self.grid(index), name)
                 named.append((name, self._block_layer(index, block)))
                 layout = wanted
-        named += _change(layout, "tokens", self.widths[-1], self.grid(3), "head")
-        head = Layer("head", self.widths[-1], self.num_classes, *self.grid(3), heads=1 + self.distilled)
+        named += _change(layout, KINDS[self.head].layout, self.widths[-1], self.grid(3), "head")
+        head = Layer(self.head, self.widths[-1], self.num_classes, *self.grid(3), heads=1 + self.distilled)
         return [*named, ("head", head)]
+
+    def _embed_layer(self, stage: int) -> Layer:
+        kind, (above, own) = self.stages[stage].embed, self.widths[stage - 1 : stage + 1]
+        plain = Layer(kind, above, own, *self.grid(stage - 1))
+        if not KINDS[kind].key_stride:
+            return plain
+        return dataclasses.replace(plain, activation=self.activation, attention=self.embed_attention)
 
     def _block_layer(self, stage: int, block: Block) -> Layer:
         width = self.widths[stage]
-        attention = self.attention if block.kind == "attention" else None
+        attention = self.attention if KINDS[block.kind].key_stride else None
         return Layer(block.kind, width, width, *self.grid(stage), block.expansion, self.activation, attention)
 
     def block_layer(self, stage: int, position: int, kind: str | None = None) -> Layer:
@@ -287,18 +168,21 @@ class Architecture:
 
     def compact(self) -> Architecture:
         """The same network without its identities."""
-        stages = (Stage(s.width, tuple(b for b in s.blocks if b.kind != "identity")) for s in self.stages)
+        stages = (
+            dataclasses.replace(s, blocks=tuple(b for b in s.blocks if b.kind != "identity"))
+            for s in self.stages
+        )
         return dataclasses.replace(self, stages=tuple(stages))
 
     def with_block(self, stage: int, position: int, kind: str) -> Architecture:
         """The same network with another kind of block at one position."""
         blocks = list(self.stages[stage].blocks)
         blocks[position] = dataclasses.replace(blocks[position], kind=kind)
-        return self._with_stage(stage, Stage(self.widths[stage], tuple(blocks)))
+        return self._with_stage(stage, dataclasses.replace(self.stages[stage], blocks=tuple(blocks)))
 
     def with_width(self, stage: int, width: int) -> Architecture:
         """The same network with another width in one stage."""
-        return self._with_stage(stage, Stage(width, self.stages[stage].blocks))
+        return self._with_stage(stage, dataclasses.replace(self.stages[stage], width=width))
 
     def _with_stage(self, index: int, stage: Stage) -> Architecture:
         return dataclasses.replace(self, stages=(*self.stages[:index], stage, *self.stages[index + 1 :]))
@@ -319,22 +203,20 @@ class Architecture:
             raise InputError(f'architecture: expected a JSON object with "format": "{FORMAT}"')
         try:
             stages = tuple(
-                Stage(stage["width"], tuple(Block(**block) for block in stage["blocks"]))
+                Stage(**stage | {"blocks": tuple(Block(**block) for block in stage["blocks"])})
                 for stage in fields.pop("stages")
             )
-            attention = Attention(**fields.pop("attention"))
-            return cls(stages, tuple(fields.pop("input_size")), attention=attention, **fields)
+            fields["attention"] = Attention(**fields["attention"])
+            if "embed_attention" in fields:  # files of version 0.1 lack it
+                fields["embed_attention"] = Attention(**fields["embed_attention"])
+            return cls(stages, tuple(fields.pop("input_size")), **fields)
         except (KeyError, TypeError) as error:
             raise InputError(
                 f"architecture: a value is missing, unknown or of the wrong type: {error}"
             ) from None
 
     def __str__(self) -> str:
-        marks = {"pool": "P", "attention": "A", "identity": "·"}
-        drawn = " ".join(
-            f"{s.width}:{''.join(marks.get(b.kind, b.kind[0].upper()) for b in s.blocks)}"
-            for s in self.stages
-        )
+        drawn = " ".join(f"{s.width}:{''.join(KINDS[b.kind].mark for b in s.blocks)}" for s in self.stages)
         return f"{drawn} @{self.input_size[0]}×{self.input_size[1]}"
 
 
@@ -351,38 +233,52 @@ def _validate(architecture: Architecture) -> None:
     if len(architecture.stages) != 4:
         raise InputError(f"architecture: four stages are needed, {len(architecture.stages)} given")
     check_input_size(architecture.input_size)
-    if architecture.activation not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise InputError(f"architecture: unknown activation {architecture.activation!r}; known: {known}")
-    shape = architecture.attention
-    for name, value in (
-        ("num_classes", architecture.num_classes),
-        ("in_channels", architecture.in_channels),
-        ("attention heads", shape.heads),
-        ("attention key_dim", shape.key_dim),
-        ("attention value_dim", shape.value_dim),
+    for name, value, known in (
+        ("activation", architecture.activation, ACTIVATIONS),
+        ("stem activation", architecture.stem_activation, ACTIVATIONS),
+        ("head", architecture.head, HEADS),
+        ("global_pool", architecture.global_pool, ("avg", "")),
     ):
-        if not _is_count(value):
-            raise InputError(f"architecture: {name} must be a whole number from 1, not {value!r}")
+        _known(name, value, known)
+    for shape in (architecture.attention, architecture.embed_attention):
+        for name in ("heads", "key_dim", "value_dim"):
+            _count(f"attention {name}", getattr(shape, name))
+    _count("num_classes", architecture.num_classes, least=0)
+    _count("in_channels", architecture.in_channels)
     if not isinstance(architecture.distilled, bool):
         raise InputError(f"architecture: distilled is true or false, not {architecture.distilled!r}")
     for index, stage in enumerate(architecture.stages):
-        if not _is_count(stage.width) or stage.width < 2 or (index == 0 and stage.width % 2):
+        _validate_stage(index, stage, architecture.grid(index))
+
+
+def _validate_stage(index: int, stage: Stage, grid: tuple[int, int]) -> None:
+    if not _is_count(stage.width) or stage.width < 2 or (index == 0 and stage.width % 2):
+        raise InputError(f"architecture: stage {index} cannot be {stage.width} wide (the first must be even)")
+    _known("embed", stage.embed, EMBEDS, f" in stage {index}")
+    for block in stage.blocks:
+        _known("block", block.kind, BLOCKS, f" in stage {index}")
+        if not _is_count(block.expansion):
+            raise InputError(f"architecture: stage {index} has a block of expansion {block.expansion}")
+        if KINDS[block.kind].key_stride == 2 and any(side % 2 for side in grid):
             raise InputError(
-                f"architecture: stage {index} cannot be {stage.width} wide (the first must be even)"
+                f"architecture: {block.kind} halves its grid, and stage {index} has {grid[0]}×{grid[1]}; "
+                "use attention2d there"
             )
-        for block in stage.blocks:
-            if block.kind not in BLOCKS:
-                known = ", ".join(BLOCKS)
-                raise InputError(
-                    f"architecture: unknown block {block.kind!r} in stage {index}; known: {known}"
-                )
-            if not _is_count(block.expansion):
-                raise InputError(f"architecture: stage {index} has a block of expansion {block.expansion}")
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _known(name: str, value: str, known: tuple[str, ...], where: str = "") -> None:
+    if value not in known:
+        choices = ", ".join(choice if choice else repr(choice) for choice in known)
+        raise InputError(f"architecture: unknown {name} {value!r}{where}; known: {choices}")
+
+
+def _count(name: str, value: object, least: int = 1) -> None:
+    if not _is_count(value, least):
+        raise InputError(f"architecture: {name} must be a whole number from {least}, not {value!r}")
+
+
+def _is_count(value: object, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def check_input_size(size: tuple[int, int]) -> None:
@@ -397,23 +293,3 @@ def check_input_size(size: tuple[int, int]) -> None:
         padded = "×".join(str(max(1, -(-side // STRIDE)) * STRIDE) for side in size)
         given = "×".join(str(side) for side in size)
         raise InputError(f"input size {given}: each side must be a multiple of {STRIDE}; pad to {padded}")
-
-
-def uniform(
-    widths: tuple[int, int, int, int], depths: tuple[int, int, int, int], attention_blocks: int = 1
-) -> Architecture:
-    """An architecture of pooling blocks whose last blocks of the last stage attend, as the paper's are."""
-    kinds = [["pool"] * depth for depth in depths]
-    kinds[3][depths[3] - attention_blocks :] = ["attention"] * attention_blocks
-    stages = (
-        Stage(width, tuple(Block(kind) for kind in row)) for width, row in zip(widths, kinds, strict=True)
-    )
-    return Architecture(tuple(stages))
-
-
-PRESETS: dict[str, Architecture] = {
-    "efficientformer_l1": uniform((48, 96, 224, 448), (3, 2, 6, 4), 1),
-    "efficientformer_l3": uniform((64, 128, 320, 512), (4, 4, 12, 6), 4),
-    "efficientformer_l7": uniform((96, 192, 384, 768), (6, 6, 18, 8), 8),
-}
-"""The paper's three networks [code]."""

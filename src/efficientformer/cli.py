@@ -14,7 +14,6 @@ from cyclopts import App, CycloptsError, Parameter
 
 import efficientformer
 from efficientformer import terminal
-from efficientformer.architecture import PRESETS
 from efficientformer.data.batches import Augmentation
 from efficientformer.errors import InputError
 from efficientformer.latency.artefact import ExportMismatchError
@@ -28,6 +27,7 @@ from efficientformer.pipeline.demo import demo_job, write_digits
 from efficientformer.pipeline.job import Job
 from efficientformer.pipeline.slim import BudgetMissedError
 from efficientformer.pipeline.slim import slim as run_slim
+from efficientformer.presets import PRESETS
 from efficientformer.report import write_report
 from efficientformer.search.journal import Journal, replay, step_of
 from efficientformer.search.supernet import Noise, Temperature

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from efficientformer import Layer
 from efficientformer.latency.untrained import deployed_layer, input_shape, randomise_norms, untrained
-from efficientformer.model.blocks import LayerScale, build_layer
+from efficientformer.model.blocks import build_layer
+from efficientformer.model.blocks.base import LayerScale
 from tests.strategies import randomised, tiny
 
 LAYERS = tuple({layer.kind: layer for layer in tiny().layers()}.values())

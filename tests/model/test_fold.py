@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from efficientformer import Architecture, Attention, EfficientFormer, fold
-from efficientformer.architecture import KINDS
-from efficientformer.model import folded
-from efficientformer.model.blocks import LayerScale
+from efficientformer.layers import KINDS
+from efficientformer.model.blocks import melt
+from efficientformer.model.blocks.attention import normalise
+from efficientformer.model.blocks.base import LayerScale
 from tests.strategies import architectures, randomise, randomised, relative_difference, tiny
 
 
@@ -84,7 +85,7 @@ def test_conv_bn(bias: bool) -> None:
     conv, norm = nn.Conv2d(3, 5, 3, bias=bias), nn.BatchNorm2d(5).eval()
     randomise(norm)
     x = torch.randn(2, 3, 8, 8)
-    assert torch.allclose(folded.conv_bn(conv, norm)(x), norm(conv(x)), atol=1e-5)
+    assert torch.allclose(melt.conv_bn(conv, norm)(x), norm(conv(x)), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_conv_bn(bias: bool) -> None:
 )
 def test_scale_outputs(module: nn.Linear | nn.Conv2d, shape: tuple[int, ...], along: tuple[int, ...]) -> None:
     factor, x = torch.randn(5), torch.randn(shape)
-    scaled = folded.scale_outputs(module, factor)
+    scaled = melt.scale_outputs(module, factor)
     assert torch.allclose(scaled(x), module(x) * factor.view(along), atol=1e-6)
 
 
@@ -108,8 +109,8 @@ def test_absorb_affine(bias: bool) -> None:
     norm, linear = nn.LayerNorm(6), nn.Linear(6, 4, bias=bias)
     randomise(norm)
     x = torch.randn(3, 6)
-    absorbed = folded.absorb_affine(norm, linear)
-    assert torch.allclose(absorbed(folded.normalise(x)), linear(norm(x)), atol=1e-5)
+    absorbed = melt.absorb_affine(norm, linear)
+    assert torch.allclose(absorbed(normalise(x)), linear(norm(x)), atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -117,13 +118,13 @@ def test_mean_linear(count: int) -> None:
     linears = [nn.Linear(4, 3) for _ in range(count)]
     x = torch.randn(2, 4)
     wanted = torch.stack([linear(x) for linear in linears]).mean(0)
-    assert torch.allclose(folded.mean_linear(linears)(x), wanted, atol=1e-6)
+    assert torch.allclose(melt.mean_linear(linears)(x), wanted, atol=1e-6)
 
 
 def test_scale_queries_touches_queries_only() -> None:
     shape = Attention(heads=2, key_dim=4, value_dim=3)
     qkv = nn.Linear(5, shape.qkv_width)
-    scaled = folded.scale_queries(qkv, shape)
+    scaled = melt.scale_queries(qkv, shape)
     ratio = (scaled.weight / qkv.weight)[:, 0].view(2, 11)
     assert torch.allclose(ratio, torch.tensor([0.5] * 4 + [1.0] * 7).expand(2, 11))  # 4 ** -0.5
     assert torch.allclose(scaled.bias.view(2, 11), qkv.bias.view(2, 11) * ratio)

@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from efficientformer.architecture import Architecture, Layer
+from efficientformer.architecture import Architecture
 from efficientformer.data.batches import Augmentation
 from efficientformer.latency import table
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.measure import Measurement
 from efficientformer.latency.target import Target, fingerprint
+from efficientformer.layers import Layer
 from efficientformer.pipeline import preflight, prove, slim
 from efficientformer.pipeline.job import Job
 from efficientformer.training import loop

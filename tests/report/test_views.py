@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from efficientformer.architecture import KINDS
+from efficientformer.layers import KINDS
 from efficientformer.report import wording
 from efficientformer.report.blocks import stage_stories
 from efficientformer.report.charts import binned

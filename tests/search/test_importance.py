@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 import torch
 
-from efficientformer.architecture import uniform
 from efficientformer.data.images import Images
 from efficientformer.latency.untrained import untrained
+from efficientformer.presets import pooling
 from efficientformer.search.importance import Importance, channel_scores
 
 
@@ -36,7 +36,7 @@ def test_a_stages_importance_is_the_sum_over_the_positions_left() -> None:
 
 def test_a_channel_without_effect_scores_zero_and_the_others_do_not() -> None:
     architecture = dataclasses.replace(
-        uniform((8, 8, 8, 8), (1, 1, 1, 1), 1), input_size=(32, 32), num_classes=3, distilled=False
+        pooling((8, 8, 8, 8), (1, 1, 1, 1), 1), input_size=(32, 32), num_classes=3, distilled=False
     )
     network = untrained(architecture)
     for block in ("stages.0.blocks.0", "stages.3.blocks.0"):
@@ -56,7 +56,7 @@ def test_a_channel_without_effect_scores_zero_and_the_others_do_not() -> None:
 
 def test_a_score_is_the_squared_derivative_of_the_loss_by_a_gate() -> None:
     architecture = dataclasses.replace(
-        uniform((8, 8, 8, 8), (1, 1, 1, 1), 0), input_size=(32, 32), num_classes=3, distilled=False
+        pooling((8, 8, 8, 8), (1, 1, 1, 1), 0), input_size=(32, 32), num_classes=3, distilled=False
     )
     network, images = untrained(architecture).double(), tiny_images(4)
     from efficientformer.data.batches import evaluation_batches

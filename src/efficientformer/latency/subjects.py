@@ -14,13 +14,14 @@ from timm.utils.model import reparameterize_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from efficientformer.architecture import PRESETS, Architecture
+from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
 from efficientformer.files import read_json
 from efficientformer.latency.artefact import network_runner, runner
 from efficientformer.latency.runtimes import RUNTIMES
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import untrained
+from efficientformer.presets import PRESETS
 
 TIMM = "timm/"
 Image = tuple[int, int, int]

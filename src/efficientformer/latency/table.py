@@ -27,12 +27,13 @@ import numpy as np
 import scipy.optimize
 from torch import nn
 
-from efficientformer.architecture import Architecture, Layer
+from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
 from efficientformer.latency.measure import Measurement, measure
 from efficientformer.latency.runtimes import RUNTIMES, Traced
 from efficientformer.latency.target import Target, fingerprint
 from efficientformer.latency.untrained import deployed_layer, input_shape
+from efficientformer.layers import Layer
 
 FORMAT = "efficientformer.latency-table/1"
 CALL = "call"  # the row of an all but empty model: what a call costs before any layer

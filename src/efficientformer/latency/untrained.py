@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from efficientformer.architecture import KINDS, Architecture, Layer
+from efficientformer.architecture import Architecture
+from efficientformer.layers import KINDS, Layer
 from efficientformer.model.blocks import build_layer
 from efficientformer.model.network import EfficientFormer
 

@@ -1,67 +1,144 @@
-"""Weights in and out: our own files (safetensors), and published layouts under other names.
-
-Nothing is unpickled: `.pth` files are read by torch's `weights_only` loader.
-"""
+"""Weights into a network and out of it: our own files, and the three published layouts (`layouts.py`)."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import safetensors
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
-from efficientformer.files import write_atomically
+from efficientformer.model import layouts
+from efficientformer.model.blocks.bias import Grid, resize_bias
 from efficientformer.model.network import EfficientFormer
+from efficientformer.model.weights import read_about, read_tensors, save_tensors
 
-_TIMM = (
-    (r"^norm\.", "head.norm."),
-    (r"^head\.(weight|bias)$", r"head.classifier.\1"),
-    (r"^head_dist\.", "head.distillation."),
-    (r"^(stages\.\d+)\.downsample\.", r"\1.embed."),
-)
 _DERIVED = ("attention_bias_idxs", "num_batches_tracked")  # made anew, not weights
+_PREFIX = "efficientformer."  # transformers' classifiers put it before everything but the heads
+_HEADS = tuple(f"head.{part}.{end}" for part in ("classifier", "distillation") for end in ("weight", "bias"))
+_WRAPPERS = ("module.", "_orig_mod.", _PREFIX)
 
 
-def load_checkpoint(model: EfficientFormer, source: Path | str | Mapping[str, Tensor]) -> None:
-    """Load weights into a network: ours, or those of timm's EfficientFormer.
+def load_checkpoint(
+    model: EfficientFormer, source: Path | str | Mapping[str, Tensor], *, keep_classifiers: bool = False
+) -> None:
+    """Load weights in place: ours, or in the authors', timm's or transformers' layout, told by their names.
 
-    The attention-bias table is interpolated where the checkpoint's resolution is another one.
+    The attention-bias tables are interpolated where the checkpoint is of another resolution. A network with
+    one classifier takes the mean of a checkpoint's two, which is what two give in evaluation.
 
     Args:
-        model: the network to fill, in place.
+        model: the network to fill.
         source: a `.safetensors`, `.pth` or `.bin` file, or a state dict.
+        keep_classifiers: leave the network's own classifiers as they are.
 
     Raises:
-        InputError: naming the first tensor that is missing, unknown or of the wrong shape.
+        InputError: naming the first entry that is missing, unknown or of the wrong shape. The network is then
+            as it was.
     """
-    given = source if isinstance(source, Mapping) else read_tensors(Path(source))
-    theirs = {} if isinstance(source, Mapping) else _grids(_saved_architecture(Path(source)))
-    tensors = {k: v for k, v in from_timm(given).items() if not k.endswith(_DERIVED)}
+    weights = Weights(dict(source)) if isinstance(source, Mapping) else read_weights(Path(source))
+    fill(model, weights, keep_classifiers=keep_classifiers)
+
+
+@dataclass
+class Weights:
+    """What a file holds.
+
+    Attributes:
+        tensors: by the file's own names.
+        grids: of the attention-bias tables by our names of their layers, as far as the file says.
+    """
+
+    tensors: dict[str, Tensor]
+    grids: dict[str, Grid] = field(default_factory=dict)
+
+
+def read_weights(path: Path) -> Weights:
+    """The weights of a file.
+
+    Raises:
+        InputError: if it cannot be read or holds something else.
+    """
+    tensors = read_tensors(path)
+    return Weights(tensors, _grids(saved_architecture(path)))
+
+
+def fill(model: EfficientFormer, weights: Weights, *, keep_classifiers: bool = False) -> None:
+    """`load_checkpoint` of weights that were read already."""
+    tensors = {_unwrap(name): t for name, t in weights.tensors.items() if not name.endswith(_DERIVED)}
     wanted = {k: v for k, v in model.state_dict().items() if not k.endswith(_DERIVED)}
-    _check_names(set(tensors), set(wanted))
-    grids = _grids(model.architecture)
-    for name, tensor in tensors.items():
+    layout = layouts.recognise(tensors)
+    names = _their_names(model.architecture, {*wanted, *_HEADS}, layout)
+    if keep_classifiers or not model.num_classes:
+        for head in _HEADS:
+            tensors.pop(names[head], None)
+            wanted.pop(head, None)
+    elif not model.architecture.distilled:
+        _average(tensors, names)
+    names = {name: names[name] for name in wanted}
+    _check_names(set(tensors), set(names.values()))
+    grids, filled = _grids(model.architecture), {}
+    for name, called in names.items():
+        tensor = tensors[called]
         if name.endswith("attention_biases"):
-            if tensor.ndim != 2:
-                raise InputError(f"checkpoint: {name} is {tuple(tensor.shape)}, not a table (heads, H·W)")
-            block = name.removesuffix(".token_mixer.attention_biases")
-            tensors[name] = resize_bias(tensor, grids[block], theirs.get(block))
-        if tensors[name].shape != wanted[name].shape:
-            have, want = tuple(tensor.shape), tuple(wanted[name].shape)
-            raise InputError(f"checkpoint: {name} is {have}, this network needs {want}")
-    model.load_state_dict(tensors, strict=False)
+            layer = _layer_of(name, grids)
+            tensor = _resized(called, tensor, grids[layer], weights.grids.get(layer))
+        filled[name] = _shaped(called, tensor, wanted[name].shape)
+    model.load_state_dict(filled, strict=False)
 
 
-def _saved_architecture(path: Path) -> Architecture | None:
+def to_layout(model: EfficientFormer, layout: layouts.Layout) -> dict[str, Tensor]:
+    """A network's state dict under the names, and with the very entries, of a published layout.
+
+    Args:
+        model: of the first paper's blocks, or of EfficientFormerV2's (no transformers layout exists for it).
+        layout: `official` (the authors'; their files hold it under "model"), `timm` or `transformers`.
+
+    Raises:
+        InputError: if the layout's code has no such network.
+    """
+    entries = dict(model.state_dict())
+    if layouts.has_indices(model.architecture, layout):
+        entries |= {name: buffer for name, buffer in model.named_buffers() if name.endswith(_DERIVED[0])}
+    names = layouts.names(model.architecture, entries, layout)
+    axes = (1,) * layouts.scale_axes(model.architecture, layout)
+    renamed = {}
+    for name, tensor in entries.items():
+        called = names[name]
+        if layout == "transformers" and not name.startswith(("head.classifier", "head.distillation")):
+            called = _PREFIX + called
+        is_scale = name.endswith(".gamma")
+        renamed[called] = tensor.detach().view(-1, *axes) if is_scale else tensor.detach()
+    return renamed
+
+
+def _their_names(
+    architecture: Architecture, wanted: Iterable[str], layout: layouts.Layout | None
+) -> dict[str, str]:
+    if layout is None:
+        return {name: name for name in wanted}
+    return layouts.names(architecture, wanted, layout)
+
+
+def _unwrap(name: str) -> str:
+    while name.startswith(_WRAPPERS):
+        name = name.split(".", 1)[1]
+    return name
+
+
+def _average(tensors: dict[str, Tensor], names: Mapping[str, str]) -> None:
+    """The mean of two classifiers for a network that has one."""
+    for first, second in zip(_HEADS[:2], _HEADS[2:], strict=True):
+        one, other = tensors.get(names[first]), tensors.get(names[second])
+        if one is not None and other is not None and one.shape == other.shape:
+            tensors[names[first]] = (one + other) / 2
+            del tensors[names[second]]
+
+
+def saved_architecture(path: Path) -> Architecture | None:
     """The architecture in the header of a file that `save_model` wrote."""
     if path.suffix != ".safetensors":
         return None
@@ -69,10 +146,14 @@ def _saved_architecture(path: Path) -> Architecture | None:
     return Architecture.from_json(document) if document else None
 
 
-def _grids(architecture: Architecture | None) -> dict[str, tuple[int, int]]:
+def _grids(architecture: Architecture | None) -> dict[str, Grid]:
     if architecture is None:
         return {}
-    return {name: (layer.height, layer.width) for name, layer in architecture.named_layers()}
+    return {name: layer.bias_grid for name, layer in architecture.named_layers() if layer.bias_grid}
+
+
+def _layer_of(name: str, layers: Mapping[str, Grid]) -> str:
+    return next(layer for layer in layers if name.startswith(f"{layer}."))
 
 
 def _check_names(given: set[str], wanted: set[str]) -> None:
@@ -82,102 +163,18 @@ def _check_names(given: set[str], wanted: set[str]) -> None:
         raise InputError(f"checkpoint: {len(unknown)} tensors are unknown, the first is {unknown[0]}")
 
 
-def from_timm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names for timm's. A state dict that already has ours passes through."""
-    if "norm.weight" not in tensors:
-        return dict(tensors)
-    first = _first_attention(tensors)
-    return {_rename(name, first): tensor for name, tensor in tensors.items()}
+def _resized(name: str, table: Tensor, grid: Grid, own: Grid | None) -> Tensor:
+    if table.ndim != 2:
+        raise InputError(f"checkpoint: {name} is {tuple(table.shape)}, not a table (heads, H·W)")
+    return resize_bias(table, grid, own)
 
 
-def _rename(name: str, first_attention: int | None) -> str:
-    for pattern, replacement in _TIMM:
-        name = re.sub(pattern, replacement, name)
-    match = re.match(r"stages\.3\.blocks\.(\d+)\.(.*)", name)
-    if match and first_attention is not None and int(match[1]) >= first_attention:
-        return f"stages.3.blocks.{int(match[1]) - 1}.{match[2]}"  # timm counts its Flat module as a block
-    return name
-
-
-def _first_attention(tensors: Mapping[str, Tensor]) -> int | None:
-    found = (re.match(r"stages\.3\.blocks\.(\d+)\.token_mixer\.qkv\.weight", name) for name in tensors)
-    return min((int(match[1]) for match in found if match), default=None)
-
-
-def resize_bias(table: Tensor, grid: tuple[int, int], own: tuple[int, int] | None = None) -> Tensor:
-    """An attention-bias table (heads, H·W) for another grid; the same one at its own size.
-
-    Offsets are scaled with the resolution (bilinear; offset 0 stays offset 0, the farthest the farthest).
-
-    Args:
-        table: as learned.
-        grid: (height, width) in tokens it is wanted for.
-        own: the grid it was learned on. Where that is unknown, a table of as many entries as are wanted is
-            taken to be of the wanted grid, any other of a square one.
-    """
-    heads, entries = table.shape
-    if own is None:
-        own = grid if entries == grid[0] * grid[1] else (round(entries**0.5),) * 2
-    if own == grid:
-        return table
-    if own[0] * own[1] != entries:
-        raise InputError(f"checkpoint: an attention-bias table of {entries} entries is of no square grid")
-    square = table.view(1, heads, *own).float()
-    resized = F.interpolate(square, size=grid, mode="bilinear", align_corners=True)
-    return resized.view(heads, -1).to(table.dtype)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file.
-
-    Raises:
-        InputError: if it cannot be read, is damaged, or holds something other than tensors.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage shows as whatever error it leads to
-        raise _unreadable(path, error) from None
-    tensors = document if isinstance(document, dict) else {}
-    tensors = tensors.get("model", tensors.get("state_dict", tensors))
-    if not isinstance(tensors, dict) or not tensors or not all(map(_is_named_tensor, tensors.items())):
-        raise InputError(f"{path}: holds no state dict of tensors")
-    return tensors
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file of any name.
-
-    Raises:
-        InputError: if it is damaged.
-    """
-    try:
-        return load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: cannot be read as weights ({type(error).__name__}); is it complete?")
-
-
-def _is_named_tensor(item: tuple[object, object]) -> bool:
-    return isinstance(item[0], str) and isinstance(item[1], Tensor)
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write a safetensors file atomically, with a JSON document in its header."""
-    contiguous = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomically(path, save(contiguous, metadata={"about": json.dumps(about)}))
-
-
-def read_about(path: Path) -> dict[str, Any]:
-    """The JSON document that `save_tensors` put into the header."""
-    with safetensors.safe_open(path, framework="pt") as file:
-        return json.loads((file.metadata() or {}).get("about", "{}"))
+def _shaped(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
+    """The tensor, without axes of length 1 behind a LayerScale's channels."""
+    scale = len(shape) == 1 and tensor.shape == (*shape, 1, 1)
+    if tensor.shape != shape and not scale:
+        raise InputError(f"checkpoint: {name} is {tuple(tensor.shape)}, this network needs {tuple(shape)}")
+    return tensor.reshape(shape)
 
 
 def save_model(path: Path | str, model: EfficientFormer) -> None:
@@ -193,7 +190,7 @@ def load_model(path: Path | str) -> EfficientFormer:
     """
     path = Path(path)
     tensors = read_tensors(path)
-    architecture = _saved_architecture(path)
+    architecture = saved_architecture(path)
     if architecture is None:
         raise InputError(f"{path}: has no architecture in its header; it was not written by efficientformer")
     model = EfficientFormer(architecture)

@@ -11,8 +11,8 @@ from efficientformer.architecture import Architecture
 from efficientformer.data.batches import cached_side
 from efficientformer.data.folder import Split
 from efficientformer.data.images import Images, decode, refuse_unreadable
-from efficientformer.model.checkpoint import read_tensors, save_tensors
 from efficientformer.model.network import EfficientFormer
+from efficientformer.model.weights import read_tensors, save_tensors
 from efficientformer.pipeline.job import Job, RunFolder
 from efficientformer.progress import Progress
 from efficientformer.search.importance import Importance, channel_scores

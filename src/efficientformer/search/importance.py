@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from efficientformer.architecture import KINDS, Layer
 from efficientformer.data.batches import evaluation_batches
 from efficientformer.data.images import Images
+from efficientformer.layers import KINDS, Layer
 from efficientformer.model.network import EfficientFormer
 
 
@@ -81,10 +81,10 @@ def _gated(network: EfficientFormer) -> list[tuple[str, int, nn.Module, int]]:
     for name, layer, module in network.named_modules_of_layers():
         if layer.kind == "stem":
             gated.append(("stem", layer.out_width // 2, module.get_submodule("norm1"), 1))
-        if layer.kind in ("stem", "embed") or KINDS[layer.kind].is_block:
+        if layer.kind in ("stem", "embed") or KINDS[layer.kind].role == "block":
             stage = 0 if layer.kind == "stem" else int(name.split(".")[1])
             gated.append((f"stage.{stage}", layer.out_width, module, _channel_axis(layer)))
-        if KINDS[layer.kind].is_block:
+        if KINDS[layer.kind].role == "block":
             hidden = layer.expansion * layer.in_width
             gated.append(
                 (f"{name}.{layer.kind}", hidden, module.get_submodule("mlp.act"), _channel_axis(layer))

@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from efficientformer.architecture import KINDS, Architecture, Layer
+from efficientformer.architecture import Architecture
+from efficientformer.layers import KINDS, Layer
 from efficientformer.model.network import EfficientFormer
 from efficientformer.search.supernet import Supernet
 
@@ -121,7 +122,7 @@ def _kept(name: str, layer: Layer, ranking: Ranking) -> dict[Axis, Tensor]:
     wanted: list[tuple[Axis, str, int]] = [("in", above, layer.in_width), ("out", own, layer.out_width)]
     if layer.kind == "stem":
         wanted.append(("half", "stem", layer.out_width // 2))
-    if KINDS[layer.kind].is_block:
+    if KINDS[layer.kind].role == "block":
         wanted.append(("hidden", f"{name}.{layer.kind}", layer.expansion * layer.in_width))
     return {axis: ranking.keep(key, count) for axis, key, count in wanted if key in ranking.order}
 

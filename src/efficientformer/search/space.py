@@ -6,8 +6,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from efficientformer.architecture import Architecture, Attention, uniform
+from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
+from efficientformer.layers import Attention
+from efficientformer.presets import pooling
 
 ATTENTION_STAGES = (2, 3)  # paper, §3.3: attention only where tokens are few
 IDENTITY = "identity"
@@ -117,7 +119,7 @@ def supernet_space(name: str, *, input_size: int, num_classes: int) -> SearchSpa
     size = _SIZES[name]
     depths = size.depths
     largest = dataclasses.replace(
-        uniform(size.widths, depths, depths[3]),
+        pooling(size.widths, depths, depths[3]),
         attention=size.attention,
         input_size=(input_size, input_size),
         num_classes=num_classes,

@@ -13,7 +13,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from efficientformer.architecture import KINDS
+from efficientformer.layers import KINDS
 from efficientformer.model.blocks import Embed, Flatten, Head, Stem, build_layer
 from efficientformer.search.space import SearchSpace
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from efficientformer.errors import InputError
-from efficientformer.model.checkpoint import read_about, read_safetensors, save_tensors
+from efficientformer.model.weights import read_about, read_safetensors, save_tensors
 
 
 def save(path: Path, model: nn.Module, optimizer: Optimizer, step: int, about: dict[str, Any]) -> None:

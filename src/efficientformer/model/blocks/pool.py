@@ -1,0 +1,74 @@
+"""MetaBlock 4D (MB4D): the paper's pooling block, trained and deployed."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from efficientformer.layers import Layer, Layout
+from efficientformer.model.blocks import melt
+from efficientformer.model.blocks.base import LayerModule, LayerScale, activation, truncated_normal
+
+
+class ConvMlp(nn.Module):
+    """1×1 convolution, batch norm, activation, 1×1 convolution, batch norm."""
+
+    def __init__(self, width: int, hidden: int, act: str) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(width, hidden, 1)
+        self.norm1 = nn.BatchNorm2d(hidden)
+        self.act = activation(act)
+        self.fc2 = nn.Conv2d(hidden, width, 1)
+        self.norm2 = nn.BatchNorm2d(width)
+        truncated_normal(self.fc1, self.fc2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → the same."""
+        return self.norm2(self.fc2(self.act(self.norm1(self.fc1(x)))))
+
+
+class PoolBlock(LayerModule):
+    """A pooling token mixer, then a convolutional MLP, each with LayerScale [code].
+
+    The mixer is `pool(x) − x` as in the authors' code; the paper's Eq. 3 has `pool(x)`.
+    """
+
+    layout: Layout = "map"
+
+    def __init__(self, layer: Layer, layer_scale_init: float = 1e-5) -> None:
+        super().__init__()
+        width = layer.in_width
+        self.pool = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+        self.ls1 = LayerScale(width, "map", layer_scale_init)
+        self.mlp = ConvMlp(width, layer.expansion * width, layer.activation)
+        self.ls2 = LayerScale(width, "map", layer_scale_init)
+        self.drop_path: nn.Module = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → the same."""
+        x = x + self.drop_path(self.ls1(self.pool(x) - x))
+        return x + self.drop_path(self.ls2(self.mlp(x)))
+
+    def fold(self) -> nn.Module:
+        """LayerScale and batch norms into the two convolutions; the mixer becomes a weighted mean."""
+        first = melt.conv_bn(self.mlp.fc1, self.mlp.norm1)
+        second = melt.scale_outputs(melt.conv_bn(self.mlp.fc2, self.mlp.norm2), self.ls2.gamma)
+        return FoldedPoolBlock(self.ls1.gamma, first, self.mlp.act, second)
+
+
+class FoldedPoolBlock(nn.Module):
+    """MB4D deployed: (1 − γ)·x + γ·pool(x), then two convolutions and the activation."""
+
+    keep: Tensor
+    mix: Tensor
+
+    def __init__(self, gamma: Tensor, first: nn.Conv2d, act: nn.Module, second: nn.Conv2d) -> None:
+        super().__init__()
+        self.register_buffer("mix", gamma.detach().clone()[:, None, None])
+        self.register_buffer("keep", 1 - self.mix)
+        self.pool = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+        self.first, self.act, self.second = first, act, second
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → the same."""
+        x = x * self.keep + self.pool(x) * self.mix
+        return x + self.second(self.act(self.first(x)))
