@@ -10,6 +10,7 @@ torchvision_repair.repair()  # before anything imports timm
 from efficientformer.architecture import Architecture, Block, Stage  # noqa: E402
 from efficientformer.errors import InputError  # noqa: E402
 from efficientformer.layers import Attention, Layer  # noqa: E402
+from efficientformer.model.card import ModelCard, model_card  # noqa: E402
 from efficientformer.model.checkpoint import load_checkpoint, load_model, save_model, to_layout  # noqa: E402
 from efficientformer.model.features import FeatureExtractor  # noqa: E402
 from efficientformer.model.network import EfficientFormer, fold  # noqa: E402
@@ -28,6 +29,7 @@ __all__ = [
     "FeatureExtractor",
     "InputError",
     "Layer",
+    "ModelCard",
     "Stage",
     "create_model",
     "create_transform",
@@ -35,6 +37,7 @@ __all__ = [
     "list_models",
     "load_checkpoint",
     "load_model",
+    "model_card",
     "save_model",
     "to_layout",
 ]

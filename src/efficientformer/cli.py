@@ -22,12 +22,14 @@ from efficientformer.latency.measure import measure as measure_subjects
 from efficientformer.latency.runtimes import RUNTIMES
 from efficientformer.latency.subjects import read_architecture, subject
 from efficientformer.latency.target import Target, fingerprint
+from efficientformer.model.card import model_card
+from efficientformer.model.network import both_sides
 from efficientformer.model.zoo import list_models
 from efficientformer.pipeline.demo import demo_job, write_digits
 from efficientformer.pipeline.job import Job
 from efficientformer.pipeline.slim import BudgetMissedError
 from efficientformer.pipeline.slim import slim as run_slim
-from efficientformer.presets import PRESETS
+from efficientformer.predict import predictor
 from efficientformer.report import write_report
 from efficientformer.search.journal import Journal, replay, step_of
 from efficientformer.search.supernet import Noise, Temperature
@@ -99,26 +101,57 @@ def check(*, target: TargetText = DEFAULT_TARGET, as_json: Json = False) -> None
 
 
 @app.command
-def models(pattern: str = "*", *, as_json: Json = False) -> None:
-    """The networks known by name.
+def models(pattern: str = "*", *, input_size: int = 224, as_json: Json = False) -> None:
+    """The networks known by name: parameters, MACs, activation memory, published accuracy.
 
     Args:
         pattern: a shell-style pattern.
+        input_size: pixels of a side that MACs and memory are counted for.
+        as_json: print JSON, with the published weights and the memory of training as well.
+    """
+    names = list_models(pattern)
+    if not names:
+        raise InputError(f"no model matches {pattern!r}; known: {', '.join(list_models())}")
+    cards = [model_card(name, both_sides(input_size)) for name in names]
+    if as_json:
+        _print_json([card.to_json() for card in cards])
+    else:
+        terminal.show(terminal.models_table(cards))
+
+
+@app.command
+def predict(
+    *images: Path,
+    model: str,
+    pretrained: str | None = None,
+    input_size: int | None = None,
+    top: int = 5,
+    as_json: Json = False,
+) -> None:
+    """What is in these pictures: the most probable classes of each.
+
+    Args:
+        images: picture files.
+        model: a finished run's folder, a .safetensors file of ours, or a network known by name.
+        pretrained: weights for a name: a file in the authors', timm's or transformers' layout, or hub to
+            fetch the published ones from the Hugging Face hub.
+        input_size: pixels of a side; the network's own by default.
+        top: classes to name.
         as_json: print JSON.
     """
-    known = {name: PRESETS[name] for name in list_models(pattern)}
-    if not known:
-        raise InputError(f"no model matches {pattern!r}; known: {', '.join(list_models())}")
+    if not images:
+        raise InputError("predict: name at least one picture")
+    if top < 1:
+        raise InputError(f"--top {top}: name at least one class")
+    predictions = list(predictor(model, pretrained, input_size).predict(images, top))
     if as_json:
-        _print_json(
-            [{"model": n, "params": a.params, "macs": a.macs, **a.to_json()} for n, a in known.items()]
+        _print_json([one.to_json() for one in predictions])
+    else:
+        terminal.show(terminal.predictions_table(predictions))
+    if bad := [one for one in predictions if one.error]:
+        raise InputError(
+            f"{len(bad)} of {len(predictions)} pictures left out; {bad[0].image}: {bad[0].error}"
         )
-        return
-    rows = [
-        (name, f"{a.params:,}", f"{a.macs / 1e9:.3f} G", str(a.widths), str(a.depths))
-        for name, a in known.items()
-    ]
-    terminal.show(terminal.models_table(rows))
 
 
 @app.command

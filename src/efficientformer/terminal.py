@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from efficientformer.latency.measure import Measurement
+from efficientformer.model.card import ModelCard
+from efficientformer.predict import Prediction
 from efficientformer.search.journal import Journal
 
 WIDTH = 118  # when output is no terminal
@@ -118,9 +120,37 @@ def facts_table(title: str, facts: Mapping[str, str]) -> Table:
     return table
 
 
-def models_table(rows: Sequence[Sequence[str]]) -> Table:
-    """The zoo."""
-    table = _table("models", ("model", "params", "MACs at 224×224", "widths", "depths"))
-    for row in rows:
-        table.add_row(*row)
+def models_table(cards: Sequence[ModelCard]) -> Table:
+    """The zoo, with what was published of its accuracy."""
+    height, width = cards[0].input_size
+    title = f"models at {height}×{width} · MACs of convolutions, linears and attention's products"
+    columns = ("model", "params", "GMACs", "conv", "linear", "attn", "act. MB", "top-1 %", "published by")
+    table = _table(title, columns)
+    table.columns[-1].justify = "left"
+    for card in cards:
+        first, *others = card.published.values()
+        macs = (card.macs.total, card.macs.convolution, card.macs.linear, card.macs.attention)
+        table.add_row(
+            card.name,
+            f"{card.params / 1e6:.2f} M",
+            *(f"{count / 1e9:.3f}" for count in macs),
+            f"{card.inference_bytes / 1e6:.1f}",
+            f"{first.top1:.1f}",
+            first.source,
+        )
+        for other in others:
+            table.add_row("", *[""] * 6, f"{other.top1:.1f}", other.source)
+    return table
+
+
+def predictions_table(predictions: Sequence[Prediction]) -> Table:
+    """Pictures with their most probable classes."""
+    table = _table("", ("image", "class", "index", "probability"))
+    table.columns[1].justify = "left"
+    for one in predictions:
+        for place, guess in enumerate(one.guesses):
+            name = one.image if place == 0 else ""
+            table.add_row(name, guess.name, str(guess.index), f"{100 * guess.probability:.2f} %")
+        if one.error:
+            table.add_row(one.image, f"left out: {one.error}", "", "")
     return table

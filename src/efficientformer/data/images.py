@@ -131,13 +131,17 @@ def _read(path: Path, side: int) -> np.ndarray | str:
 
 def square(image: Image.Image, side: int) -> np.ndarray:
     """An image as uint8 (side, side, 3): orientation applied, RGB, short side to `side`, centre crop."""
+    return np.asarray(ImageOps.fit(as_rgb(image), (side, side), Image.Resampling.BICUBIC))
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB, its orientation applied."""
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I;16") or upright.mode == "I":  # 16 bits, which `convert` would clip at 255
         upright = Image.fromarray((np.asarray(upright).clip(0, 65_535) // 257).astype(np.uint8))
     if upright.mode in ("P", "LA", "PA") or "transparency" in upright.info:
         upright = upright.convert("RGBA")
-    fitted = ImageOps.fit(upright.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
-    return np.asarray(fitted)
+    return upright.convert("RGB")
 
 
 def _key(samples: Sequence[Sample], side: int) -> str:

@@ -1,0 +1,169 @@
+"""What is in these pictures: a network with weights, the preparation that belongs to it, the names of its classes.
+
+efficientformer predict cat.jpg --model efficientformer_l1 --pretrained efficientformer_l1.safetensors
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from efficientformer.data.batches import normalise
+from efficientformer.data.images import as_rgb, square
+from efficientformer.errors import InputError
+from efficientformer.files import read_json
+from efficientformer.model.checkpoint import load_model
+from efficientformer.model.network import EfficientFormer, both_sides, fold
+from efficientformer.model.pretrained import create_transform, pretrained_cfg
+from efficientformer.model.zoo import create_model
+from efficientformer.presets import PRESETS
+
+IMAGENET = 1000  # a head of so many classes is taken to be ImageNet-1K's
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class, and how probable the network holds it."""
+
+    index: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of one picture, or why there are none.
+
+    Attributes:
+        image: the file.
+        guesses: most probable first.
+        error: empty, or what is wrong with the file.
+    """
+
+    image: str
+    guesses: tuple[Guess, ...]
+    error: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON document."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network ready for pictures.
+
+    Attributes:
+        network: its deployed form.
+        prepare: from an RGB picture to (3, H, W).
+        classes: their names by index.
+    """
+
+    network: torch.nn.Module
+    prepare: Callable[[Image.Image], Tensor]
+    classes: Sequence[str]
+
+    def predict(self, paths: Iterable[Path], top: int = 5) -> Iterator[Prediction]:
+        """The `top` classes of each picture, one after the other."""
+        for path in paths:
+            picture = _open(path)
+            if isinstance(picture, str):
+                yield Prediction(str(path), (), picture)
+            else:
+                yield Prediction(str(path), self._guess(picture, top))
+
+    @torch.no_grad()
+    def _guess(self, picture: Image.Image, top: int) -> tuple[Guess, ...]:
+        probabilities = self.network(self.prepare(picture)[None])[0].softmax(-1)
+        best = probabilities.topk(min(top, len(probabilities)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return tuple(Guess(index, self.classes[index], round(value, 6)) for index, value in pairs)
+
+
+def predictor(model: str, pretrained: str | None = None, input_size: int | None = None) -> Predictor:
+    """A network by what a person calls it.
+
+    Args:
+        model: a finished run's folder, a `.safetensors` file that `save_model` wrote, or a preset.
+        pretrained: a preset's weights: a file of any layout, or `hub` to fetch the published ones.
+        input_size: pixels of a side; the network's own by default.
+
+    Raises:
+        InputError: if there is no such network, or it has no weights.
+    """
+    path = Path(model)
+    if model.partition(".")[0] in PRESETS and not path.exists():
+        if not pretrained:
+            raise InputError(
+                f"{model} has no weights of its own: give --pretrained FILE, or --pretrained hub to fetch "
+                "the published ones"
+            )
+        network = create_model(model, True if pretrained == "hub" else pretrained)
+        return _ready(network, None, input_size)
+    if pretrained:
+        raise InputError(f"{model} has its own weights; --pretrained is for presets")
+    if path.is_dir():
+        return _of_run(path, input_size)
+    if path.is_file():
+        network = load_model(path)
+        network.pretrained_cfg = pretrained_cfg(network.architecture)
+        return _ready(network, None, input_size)
+    known = f"a run's folder, a .safetensors file or one of {', '.join(PRESETS)}"
+    raise InputError(f"model {model!r} is not known; give {known}")
+
+
+def _of_run(run: Path, input_size: int | None) -> Predictor:
+    if not (run / "model.safetensors").is_file() or not (run / "summary.json").is_file():
+        raise InputError(f"{run}: holds no finished run (model.safetensors and summary.json)")
+    about, network = read_json(run / "summary.json"), load_model(run / "model.safetensors")
+    if input_size and (input_size, input_size) != network.architecture.input_size:
+        raise InputError(
+            f"{run}: was trained at {about['preprocessing']['crop']} pixels; leave --input-size out"
+        )
+    resize, crop = about["preprocessing"]["resize"], about["preprocessing"]["crop"]
+    margin = (resize - crop) // 2
+
+    def prepare(picture: Image.Image) -> Tensor:
+        pixels = torch.from_numpy(square(picture, resize).copy())
+        return normalise(pixels[None, margin : margin + crop, margin : margin + crop])[0]
+
+    return Predictor(fold(network), prepare, about["classes"])
+
+
+def _ready(network: EfficientFormer, classes: Sequence[str] | None, input_size: int | None) -> Predictor:
+    if input_size:
+        network.set_input_size(both_sides(input_size))
+    if not network.num_classes:
+        raise InputError("this network has no classifier (num_classes 0): nothing to predict with")
+    names = classes or _class_names(network.num_classes)
+    return Predictor(fold(network), cast(Callable[[Image.Image], Tensor], create_transform(network)), names)
+
+
+def _class_names(count: int) -> list[str]:
+    if count != IMAGENET:
+        return [f"class {index}" for index in range(count)]
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    return [info.index_to_description(index) for index in range(count)]
+
+
+def _open(path: Path) -> Image.Image | str:
+    """An RGB picture, or why there is none."""
+    if path.is_dir():
+        return "a folder; name its pictures"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged metadata is no reason to refuse a picture
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return as_rgb(image)
+    except Exception as error:  # decoders raise whatever they like on damaged files
+        return f"{type(error).__name__}: {error}".splitlines()[0]
