@@ -103,29 +103,20 @@ def test_an_architecture_is_frozen() -> None:
         L1.num_classes = 5
 
 
-def test_layers_come_in_order_of_execution_with_changes_of_layout() -> None:
+def test_layers_come_in_order_of_execution() -> None:
     assert [name for name, _ in tiny().named_layers()] == [
         "stem",
         "stages.0.blocks.0",
         "stages.1.embed",
         "stages.1.blocks.1",
         "stages.2.embed",
-        "stages.2.blocks.0.flatten",
         "stages.2.blocks.0",
-        "stages.2.blocks.1.unflatten",
         "stages.2.blocks.1",
         "stages.3.embed",
         "stages.3.blocks.0",
-        "stages.3.blocks.1.flatten",
         "stages.3.blocks.1",
         "head",
     ]
-
-
-def test_an_attention_stage_is_unflattened_before_the_next_embedding() -> None:
-    architecture = tiny().with_block(2, 1, "attention")
-    names = [name for name, _ in architecture.named_layers()]
-    assert names[names.index("stages.3.embed") - 1] == "stages.3.unflatten"
 
 
 def test_grids_follow_the_strides() -> None:

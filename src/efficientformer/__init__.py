@@ -12,8 +12,10 @@ from efficientformer.errors import InputError  # noqa: E402
 from efficientformer.layers import Attention, Layer  # noqa: E402
 from efficientformer.model.card import ModelCard, model_card  # noqa: E402
 from efficientformer.model.checkpoint import load_checkpoint, load_model, save_model, to_layout  # noqa: E402
+from efficientformer.model.deploy import fold  # noqa: E402
 from efficientformer.model.features import FeatureExtractor  # noqa: E402
-from efficientformer.model.network import EfficientFormer, fold  # noqa: E402
+from efficientformer.model.network import EfficientFormer  # noqa: E402
+from efficientformer.model.packed import pack  # noqa: E402
 from efficientformer.model.pretrained import create_transform  # noqa: E402
 from efficientformer.model.zoo import create_model, list_models  # noqa: E402
 from efficientformer.presets import PRESETS  # noqa: E402
@@ -38,6 +40,7 @@ __all__ = [
     "load_checkpoint",
     "load_model",
     "model_card",
+    "pack",
     "save_model",
     "to_layout",
 ]

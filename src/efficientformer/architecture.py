@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from efficientformer.errors import InputError
-from efficientformer.layers import BLOCKS, EMBEDS, HEADS, KINDS, Attention, Layer, Layout, Macs
+from efficientformer.layers import BLOCKS, EMBEDS, HEADS, KINDS, Attention, Layer, Macs
 
 FORMAT = "efficientformer.architecture/1"
 STRIDE = 32
@@ -122,7 +122,7 @@ class Architecture:
         return self.input_size[0] // stride, self.input_size[1] // stride
 
     def layers(self) -> tuple[Layer, ...]:
-        """Its layers in order of execution, the changes of layout between them included."""
+        """Its layers in order of execution."""
         return tuple(layer for _, layer in self.named_layers())
 
     def named_layers(self) -> list[tuple[str, Layer]]:
@@ -130,22 +130,15 @@ class Architecture:
         stem = Layer(
             "stem", self.in_channels, self.widths[0], *self.input_size, activation=self.stem_activation
         )
-        named: list[tuple[str, Layer]] = [("stem", stem)]
-        layout: Layout = "map"
+        named = [("stem", stem)]
         for index, stage in enumerate(self.stages):
             if index:
-                above, grid = self.widths[index - 1], self.grid(index - 1)
-                named += _change(layout, "map", above, grid, f"stages.{index}")
                 named.append((f"stages.{index}.embed", self._embed_layer(index)))
-                layout = "map"
-            for position, block in enumerate(stage.blocks):
-                if block.kind == "identity":
-                    continue
-                name, wanted = f"stages.{index}.blocks.{position}", KINDS[block.kind].layout
-                named += _change(layout, wanted, stage.width, self.grid(index), name)
-                named.append((name, self._block_layer(index, block)))
-                layout = wanted
-        named += _change(layout, KINDS[self.head].layout, self.widths[-1], self.grid(3), "head")
+            named += [
+                (f"stages.{index}.blocks.{position}", self._block_layer(index, block))
+                for position, block in enumerate(stage.blocks)
+                if block.kind != "identity"
+            ]
         head = Layer(self.head, self.widths[-1], self.num_classes, *self.grid(3), heads=1 + self.distilled)
         return [*named, ("head", head)]
 
@@ -218,15 +211,6 @@ class Architecture:
     def __str__(self) -> str:
         drawn = " ".join(f"{s.width}:{''.join(KINDS[b.kind].mark for b in s.blocks)}" for s in self.stages)
         return f"{drawn} @{self.input_size[0]}×{self.input_size[1]}"
-
-
-def _change(
-    have: Layout, want: Layout, width: int, grid: tuple[int, int], name: str
-) -> list[tuple[str, Layer]]:
-    if have == want:
-        return []
-    kind = "flatten" if want == "tokens" else "unflatten"
-    return [(f"{name}.{kind}", Layer(kind, width, width, *grid))]
 
 
 def _validate(architecture: Architecture) -> None:

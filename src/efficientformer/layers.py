@@ -15,7 +15,7 @@ from typing import Literal
 from efficientformer.errors import InputError
 
 Layout = Literal["map", "tokens"]  # (B, C, H, W), and (B, H·W, C)
-Role = Literal["stem", "embed", "block", "layout", "head"]
+Role = Literal["stem", "embed", "block", "head"]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class LayerKind:
     """What is known of a kind of layer without building it.
 
     Attributes:
-        layout: of the tensor it takes.
+        layout: of the tensor it takes in training; every deployed layer takes maps.
         role: where in a network it may stand.
         mark: one letter for drawings of networks.
         key_stride: the input's grid over that of the keys it attends to; 0 where nothing attends.
@@ -282,8 +282,6 @@ KINDS: dict[str, LayerKind] = {
     "embed_attention": LayerKind(
         "map", "embed", _embed_attention_params, _embed_attention_macs, key_stride=1
     ),
-    "flatten": LayerKind("map", "layout", _no_params, _no_macs),
-    "unflatten": LayerKind("tokens", "layout", _no_params, _no_macs),
     "head": LayerKind("tokens", "head", _head_params, _head_macs),
     "head2d": LayerKind("map", "head", _head_params, _head_macs),
     "identity": LayerKind("map", "block", _no_params, _no_macs, "·"),

@@ -1,4 +1,4 @@
-"""What is in these pictures: a network with weights, the preparation that belongs to it, the names of its classes.
+"""What is in these pictures: a network, the preparation that belongs to it, the names of its classes.
 
 efficientformer predict cat.jpg --model efficientformer_l1 --pretrained efficientformer_l1.safetensors
 """
@@ -20,7 +20,8 @@ from efficientformer.data.images import as_rgb, square
 from efficientformer.errors import InputError
 from efficientformer.files import read_json
 from efficientformer.model.checkpoint import load_model
-from efficientformer.model.network import EfficientFormer, both_sides, fold
+from efficientformer.model.deploy import fold
+from efficientformer.model.network import EfficientFormer, both_sides
 from efficientformer.model.pretrained import create_transform, pretrained_cfg
 from efficientformer.model.zoo import create_model
 from efficientformer.presets import PRESETS

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from efficientformer.latency.runtimes import RUNTIMES, Traced
 from efficientformer.latency.target import Target
-from efficientformer.model.network import EfficientFormer, fold
+from efficientformer.model.deploy import fold
+from efficientformer.model.network import EfficientFormer
 
 MAX_DIFFERENCE = 1e-4  # float32: largest difference of a logit over the largest logit
 

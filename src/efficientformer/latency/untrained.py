@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from efficientformer.architecture import Architecture
-from efficientformer.layers import KINDS, Layer
+from efficientformer.layers import Layer
 from efficientformer.model.blocks import build_layer
+from efficientformer.model.blocks.base import LayerScale
+from efficientformer.model.blocks.pool import FoldedPoolBlock, rescaled
 from efficientformer.model.network import EfficientFormer
 
 
 def input_shape(layer: Layer) -> tuple[int, ...]:
-    """The shape of the tensor that a layer takes, batch 1."""
-    if KINDS[layer.kind].layout == "tokens":
-        return (1, layer.height * layer.width, layer.in_width)
+    """The shape of the map that a deployed layer takes, batch 1."""
     return (1, layer.in_width, layer.height, layer.width)
 
 
@@ -31,17 +31,23 @@ def deployed_layer(layer: Layer) -> nn.Module:
         torch.manual_seed(0)
         module = build_layer(layer, layer_scale_init=0.5).eval()
         randomise_norms(module)
-        return module.fold().eval()
+        deployed = module.fold()
+        if isinstance(deployed, FoldedPoolBlock):  # as it stands in a network
+            deployed, _ = rescaled(deployed, torch.full((layer.in_width,), 0.5))
+        return deployed.eval()
 
 
 def randomise_norms(module: nn.Module) -> None:
-    """Give every vector of a norm or LayerScale, trained or running, values between 0.5 and 1."""
+    """Give every vector of a norm values between 0.5 and 1, of a LayerScale between 0.1 and 0.3.
+
+    A deployed stream is scaled by 1 − γ in every pooling block (`model/deploy.py`): γ near 1 would end that.
+    """
     with torch.no_grad():
         for part in module.modules():
-            own = (*part.parameters(recurse=False), *part.buffers(recurse=False))
-            for tensor in own:
+            low, high = (0.1, 0.3) if isinstance(part, LayerScale) else (0.5, 1.0)
+            for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
                 if tensor.ndim == 1 and tensor.is_floating_point() and not isinstance(part, _WEIGHTED):
-                    tensor.uniform_(0.5, 1.0)
+                    tensor.uniform_(low, high)
 
 
 def untrained(architecture: Architecture) -> EfficientFormer:

@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_leaves
 from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
 from efficientformer.layers import Macs
-from efficientformer.model.network import EfficientFormer, fold
+from efficientformer.model.deploy import fold
+from efficientformer.model.network import EfficientFormer
 from efficientformer.model.pretrained import WEIGHTS, Weights
 from efficientformer.presets import PRESETS
 
@@ -34,7 +35,7 @@ class ModelCard:
         input_size: (height, width) in pixels.
         params: learned parameters, both classifiers.
         macs: for one image at that size; the sum, and by operator.
-        inference_bytes: greatest activations alive at once for one float32 image, deployed form, eager PyTorch.
+        inference_bytes: most activations alive at once for one float32 image: deployed form, eager PyTorch.
         training_bytes: activations kept for the gradient of one float32 image.
         published: weights by tag, with their ImageNet-1K top-1 in percent and its source.
     """
@@ -107,7 +108,7 @@ def training_bytes(architecture: Architecture) -> int:
 
 
 class _LiveActivations(TorchDispatchMode):
-    """While it is entered: the greatest sum of bytes of the tensors that operators made and nobody freed yet."""
+    """While it is entered: the most bytes at once of tensors that operators made and nobody freed yet."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

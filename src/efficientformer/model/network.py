@@ -1,4 +1,4 @@
-"""An `Architecture` as one `nn.Module`, and the same network folded for deployment.
+"""An `Architecture` as one `nn.Module`, in the form that is trained; `deploy.py` folds it.
 
 The network is nothing but its architecture's layers in order; `named_modules_of_layers` pairs the two. What
 vision users expect of a model beyond `forward` (`forward_features`, `feature_info`, `reset_classifier`, …)
@@ -7,19 +7,17 @@ is here under the names timm gave it.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from efficientformer.architecture import Architecture, check_input_size
 from efficientformer.errors import InputError
-from efficientformer.layers import KINDS, Layer
-from efficientformer.model.blocks import Flatten, Head, LayerModule, Stem, Unflatten, build_layer
+from efficientformer.layers import Layer
+from efficientformer.model.blocks import Head, LayerModule, Stem, build_layer
 from efficientformer.model.blocks.bias import BiasTable
 from efficientformer.model.blocks.layout import as_map, as_tokens
 
@@ -148,11 +146,7 @@ class EfficientFormer(Backbone):
     def __init__(
         self, architecture: Architecture, layer_scale_init: float = 1e-5, drop_path_rate: float = 0.0
     ) -> None:
-        built = {
-            name: build_layer(layer, layer_scale_init)
-            for name, layer in architecture.named_layers()
-            if KINDS[layer.kind].role != "layout"
-        }
+        built = {name: build_layer(layer, layer_scale_init) for name, layer in architecture.named_layers()}
         stages = [_stage(architecture, index, built) for index in range(4)]
         super().__init__(architecture, cast(Stem, built["stem"]), stages)
         self.head = cast(Head, built["head"])
@@ -174,13 +168,7 @@ class EfficientFormer(Backbone):
     def named_modules_of_layers(self) -> Iterator[tuple[str, Layer, LayerModule]]:
         """(name, layer, module) in order of execution, as `architecture.named_layers()`."""
         for name, layer in self.architecture.named_layers():
-            match layer.kind:
-                case "flatten":
-                    yield name, layer, Flatten()
-                case "unflatten":
-                    yield name, layer, Unflatten(layer)
-                case _:
-                    yield name, layer, cast(LayerModule, self.get_submodule(name))
+            yield name, layer, cast(LayerModule, self.get_submodule(name))
 
     @property
     def num_classes(self) -> int:
@@ -332,15 +320,3 @@ def take_indices(stages: int, indices: int | Sequence[int] | None) -> list[int]:
     ):
         raise InputError(f"stages {indices!r}: there are {stages}, counted from 0")
     return sorted({index % stages for index in chosen})
-
-
-def fold(network: EfficientFormer) -> nn.Sequential:
-    """The network's deployed form: equal outputs, far fewer operations. The network itself is left alone.
-
-    Returns:
-        its layers in order, one child per layer of the architecture, in evaluation mode.
-    """
-    source = copy.deepcopy(network).eval()
-    with torch.no_grad():
-        children = [module.fold() for _, _, module in source.named_modules_of_layers()]
-    return nn.Sequential(*children).eval().requires_grad_(False)

@@ -84,7 +84,7 @@ def _place(name: str) -> tuple[int, int, int, int]:
     """Where a layer stands in the order of execution: what changes the layout comes before what needs it."""
     numbers = [int(number) for number in re.findall(r"\d+", name)]
     part = 0 if name.startswith("stem") else 2 if name.startswith("head") else 1
-    changes_layout = name.endswith("flatten")  # `unflatten` as well
+    changes_layout = name.endswith("flatten")  # in runs of version 0.1
     return part, numbers[0] if numbers else 0, numbers[1] if len(numbers) > 1 else -1, not changes_layout
 
 

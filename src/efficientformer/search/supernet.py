@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from efficientformer.layers import KINDS
-from efficientformer.model.blocks import Embed, Flatten, Head, Stem, build_layer
+from efficientformer.model.blocks import Embed, Head, Stem, build_layer
+from efficientformer.model.blocks.layout import as_map, as_tokens
 from efficientformer.search.space import SearchSpace
 
 Noise = Literal["uniform", "gumbel", "none"]
@@ -51,7 +52,7 @@ def run_on_map(block: nn.Module, x: Tensor, kind: str, grid: tuple[int, int]) ->
     """A block of any layout on (B, C, H, W), giving the same."""
     if KINDS[kind].layout == "map":
         return block(x)
-    return block(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, grid)
+    return as_map(block(as_tokens(x)), grid)
 
 
 class Supernet(nn.Module):
@@ -85,7 +86,6 @@ class Supernet(nn.Module):
         self.alphas = nn.ParameterList(
             torch.zeros(len(self.stage(stage)), len(space.paths(stage))) for stage in range(4)
         )
-        self._flatten = Flatten()
         self._weights = [alpha.softmax(-1) for alpha in self.alphas]
 
     def stage(self, index: int) -> list[MetaPath]:
@@ -117,7 +117,7 @@ class Supernet(nn.Module):
             grid = self.space.largest.grid(index)
             for path, weights in zip(self.stage(index), self._weights[index], strict=True):
                 x = path.mix(x, weights, grid)
-        return self.head(self._flatten(x))
+        return self.head(as_tokens(x))
 
 
 def _noise(like: Tensor, noise: Noise, generator: torch.Generator) -> Tensor:

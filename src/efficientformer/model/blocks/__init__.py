@@ -17,7 +17,6 @@ from efficientformer.model.blocks.base import LayerModule
 from efficientformer.model.blocks.embed_attention import EmbedAttention
 from efficientformer.model.blocks.ffn import FfnBlock
 from efficientformer.model.blocks.head import Head, Head2d
-from efficientformer.model.blocks.layout import Flatten, Unflatten
 from efficientformer.model.blocks.pool import PoolBlock
 from efficientformer.model.blocks.stem import Embed, Stem
 
@@ -25,8 +24,6 @@ MODULES: dict[str, Callable[..., LayerModule]] = {
     "stem": Stem,
     "embed": Embed,
     "embed_attention": EmbedAttention,
-    "flatten": Flatten,
-    "unflatten": Unflatten,
     "head": Head,
     "head2d": Head2d,
     "pool": PoolBlock,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from efficientformer.layers import Attention, Layer, Layout
 from efficientformer.model.blocks import melt
-from efficientformer.model.blocks.base import LayerModule, LayerScale, activation, truncated_normal
+from efficientformer.model.blocks.base import LayerModule, LayerScale, Residual, activation, truncated_normal
 from efficientformer.model.blocks.bias import BiasTable
 
 
@@ -66,17 +66,16 @@ class AttentionBlock(LayerModule):
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
     def fold(self) -> nn.Module:
-        """Norm affines, the attention scale and LayerScale into the linears; the bias is looked up once."""
+        """On maps: linears as 1×1 convolutions, with norm affines, attention scale and LayerScale in them."""
         mixer = self.token_mixer
         qkv = melt.scale_queries(melt.absorb_affine(self.norm1, mixer.qkv), mixer.shape)
-        return FoldedAttentionBlock(
-            mixer.shape,
-            qkv,
-            mixer.bias().detach().clone(),
-            melt.scale_outputs(mixer.proj, self.ls1.gamma),
-            melt.absorb_affine(self.norm2, self.mlp.fc1),
-            self.mlp.act,
-            melt.scale_outputs(self.mlp.fc2, self.ls2.gamma),
+        proj = melt.scale_outputs(mixer.proj, self.ls1.gamma)
+        fc1 = melt.absorb_affine(self.norm2, self.mlp.fc1)
+        fc2 = melt.scale_outputs(self.mlp.fc2, self.ls2.gamma)
+        attend = Attend(mixer.shape, mixer.bias().detach().clone())
+        qkv, proj, fc1, fc2 = map(melt.as_convolution, (qkv, proj, fc1, fc2))
+        return nn.Sequential(
+            Residual(Normalise(), qkv, attend, proj), Residual(Normalise(), fc1, self.mlp.act, fc2)
         )
 
 
@@ -103,32 +102,45 @@ def attend(qkv: Tensor, shape: Attention, bias: Tensor, scale: float | None = No
     return (weights @ v).transpose(1, 2).flatten(2)
 
 
-class FoldedAttentionBlock(nn.Module):
-    """MB3D deployed: four linears, two norms without affine, and a constant bias."""
+class Attend(nn.Module):
+    """Attention deployed, on the map: two products and a softmax, with a constant bias.
+
+    Queries, keys and values are (B, heads, D, N) as a convolution leaves them: no head is transposed.
+    """
 
     bias: Tensor
 
-    def __init__(
-        self,
-        shape: Attention,
-        qkv: nn.Linear,
-        bias: Tensor,
-        proj: nn.Linear,
-        fc1: nn.Linear,
-        act: nn.Module,
-        fc2: nn.Linear,
-    ) -> None:
+    def __init__(self, shape: Attention, bias: Tensor) -> None:
         super().__init__()
         self.shape = shape
-        self.qkv, self.proj, self.fc1, self.act, self.fc2 = qkv, proj, fc1, act, fc2
         self.register_buffer("bias", bias)
 
+    def forward(self, qkv: Tensor) -> Tensor:
+        """(B, heads · (2·key_dim + value_dim), H, W) → (B, heads · value_dim, H, W)."""
+        sizes = (self.shape.key_dim, self.shape.key_dim, self.shape.value_dim)
+        q, k, v = split_heads(qkv, self.shape.heads).split(sizes, dim=2)
+        weights = (q.transpose(-2, -1) @ k + self.bias).softmax(-1)
+        return merge_heads(v @ weights.transpose(-2, -1), (qkv.shape[2], qkv.shape[3]))
+
+
+class Normalise(nn.Module):
+    """`normalise` as a module."""
+
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) → the same."""
-        x = x + self.proj(attend(self.qkv(normalise(x)), self.shape, self.bias))
-        return x + self.fc2(self.act(self.fc1(normalise(x))))
+        """(B, C, H, W) → the same."""
+        return normalise(x)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, heads · D, H, W) → (B, heads, D, H·W)."""
+    return x.flatten(2).unflatten(1, (heads, -1))
+
+
+def merge_heads(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, heads, D, H·W) → (B, heads · D, H, W)."""
+    return x.flatten(1, 2).unflatten(2, grid)
 
 
 def normalise(x: Tensor) -> Tensor:
-    """LayerNorm over the last dimension without its affine; eps as in `nn.LayerNorm`."""
-    return F.layer_norm(x, x.shape[-1:])
+    """LayerNorm over the channels of a map without its affine; eps as in `nn.LayerNorm`."""
+    return F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2]).permute(0, 3, 1, 2)

@@ -7,19 +7,10 @@ from torch import Tensor, nn
 
 from efficientformer.layers import KINDS, Attention, Layer, Layout
 from efficientformer.model.blocks import melt
-from efficientformer.model.blocks.base import ConvNorm, LayerModule, LayerScale, activation
+from efficientformer.model.blocks.attention import merge_heads, split_heads
+from efficientformer.model.blocks.base import ConvNorm, LayerModule, LayerScale, Residual, activation
 from efficientformer.model.blocks.bias import BiasTable
-from efficientformer.model.blocks.ffn import Residual, UnifiedFfn
-
-
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, heads · D, H, W) → (B, heads, D, H·W)."""
-    return x.flatten(2).unflatten(1, (heads, -1))
-
-
-def merge_heads(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, heads, D, H·W) → (B, heads · D, H, W)."""
-    return x.flatten(1, 2).unflatten(2, grid)
+from efficientformer.model.blocks.ffn import UnifiedFfn
 
 
 class Attention2d(BiasTable):
@@ -129,5 +120,5 @@ class Attention2dBlock(LayerModule):
 
     def fold(self) -> nn.Module:
         """Both parts folded."""
-        mixer, mlp = self.token_mixer.fold(self.ls1.gamma), self.mlp.fold(self.ls2.gamma)
-        return nn.Sequential(Residual(mixer), Residual(mlp))
+        mixer = Residual(self.token_mixer.fold(self.ls1.gamma))
+        return nn.Sequential(mixer, self.mlp.fold(self.ls2.gamma))

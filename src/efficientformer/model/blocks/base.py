@@ -27,12 +27,12 @@ def activation(name: str) -> nn.Module:
 
 
 class LayerModule(nn.Module):
-    """A layer in the form that is trained: the layout it takes, and its deployed form."""
+    """A layer in the form that is trained: the layout it takes, and its deployed form, which takes maps."""
 
     layout: Layout
 
     def fold(self) -> nn.Module:
-        """A module without norms to spare, equal to this one in evaluation mode."""
+        """A module on maps without norms to spare, equal to this one in evaluation mode."""
         raise NotImplementedError
 
 
@@ -64,6 +64,18 @@ class ConvNorm(nn.Module):
     def fold(self) -> nn.Conv2d:
         """One convolution."""
         return melt.conv_bn(self.conv, self.norm)
+
+
+class Residual(nn.Module):
+    """x + path(x): what deployed blocks are made of."""
+
+    def __init__(self, *path: nn.Module) -> None:
+        super().__init__()
+        self.path = nn.Sequential(*path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → the same."""
+        return x + self.path(x)
 
 
 def truncated_normal(*modules: nn.Linear | nn.Conv2d) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from efficientformer.layers import Attention, Layer, Layout
 from efficientformer.model.blocks import melt
-from efficientformer.model.blocks.attention2d import merge_heads, split_heads
+from efficientformer.model.blocks.attention import merge_heads, split_heads
 from efficientformer.model.blocks.base import ConvNorm, LayerModule, activation
 from efficientformer.model.blocks.bias import BiasTable
 

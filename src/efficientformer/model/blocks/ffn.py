@@ -6,7 +6,14 @@ from torch import Tensor, nn
 
 from efficientformer.layers import Layer, Layout
 from efficientformer.model.blocks import melt
-from efficientformer.model.blocks.base import ConvNorm, LayerModule, LayerScale, activation, truncated_normal
+from efficientformer.model.blocks.base import (
+    ConvNorm,
+    LayerModule,
+    LayerScale,
+    Residual,
+    activation,
+    truncated_normal,
+)
 
 
 class UnifiedFfn(nn.Module):
@@ -24,10 +31,10 @@ class UnifiedFfn(nn.Module):
         """(B, C, H, W) → the same."""
         return self.fc2(self.act(self.mid(self.act(self.fc1(x)))))
 
-    def fold(self, gamma: Tensor) -> nn.Sequential:
-        """Three convolutions and the activations between; the outputs are scaled by `gamma`."""
+    def fold(self, gamma: Tensor) -> Residual:
+        """Three convolutions and the activations between, scaled by `gamma`, on a residual path."""
         last = melt.scale_outputs(self.fc2.fold(), gamma)
-        return nn.Sequential(self.fc1.fold(), self.act, self.mid.fold(), self.act, last)
+        return Residual(self.fc1.fold(), self.act, self.mid.fold(), self.act, last)
 
 
 class FfnBlock(LayerModule):
@@ -48,16 +55,4 @@ class FfnBlock(LayerModule):
 
     def fold(self) -> nn.Module:
         """Three convolutions and a sum."""
-        return Residual(self.mlp.fold(self.ls2.gamma))
-
-
-class Residual(nn.Module):
-    """x + path(x)."""
-
-    def __init__(self, path: nn.Module) -> None:
-        super().__init__()
-        self.path = path
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → the same."""
-        return x + self.path(x)
+        return self.mlp.fold(self.ls2.gamma)

@@ -10,6 +10,7 @@ from efficientformer.layers import Layer, Layout
 from efficientformer.model.blocks import melt
 from efficientformer.model.blocks.attention import normalise
 from efficientformer.model.blocks.base import LayerModule, truncated_normal
+from efficientformer.model.blocks.layout import as_tokens
 
 
 class Head(LayerModule):
@@ -76,13 +77,25 @@ class Head(LayerModule):
         return linear(x)
 
     def fold(self) -> nn.Module:
-        """The classifiers' mean, with the norm's affine in it; without classifiers, itself."""
+        """The classifiers' mean, with the norm's affine in it; without classifiers, itself on maps."""
         if self.classifier is None:
-            return self
+            return OnTokens(self)
         return FoldedHead(
             melt.absorb_affine(cast(nn.LayerNorm, self.norm), melt.mean_linear(self.classifiers())),
             self.pooled,
         )
+
+
+class OnTokens(nn.Module):
+    """A head without classifiers, deployed: its own norm and mean."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """(B, C, H, W) → (B, C), or (B, N, C)."""
+        return self.head(as_tokens(x))
 
 
 class FoldedHead(nn.Module):
@@ -93,8 +106,8 @@ class FoldedHead(nn.Module):
         self.linear, self.pooled = linear, pooled
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) → (B, classes), or (B, N, classes)."""
-        x = normalise(x)
+        """(B, C, H, W) → (B, classes), or (B, N, classes)."""
+        x = as_tokens(normalise(x))
         return self.linear(x.mean(1) if self.pooled else x)
 
 

@@ -30,6 +30,17 @@ def scale_outputs(module: Affine, factor: Tensor) -> Affine:
     return _with_weights(module, module.weight.detach() * factor.view(shape), bias_of(module) * factor)
 
 
+def scale_inputs(conv: nn.Conv2d, factor: Tensor) -> nn.Conv2d:
+    """A copy of a convolution that takes its inputs multiplied by `factor` (one per input channel)."""
+    return _with_weights(conv, conv.weight.detach() * factor[:, None, None], bias_of(conv))
+
+
+def as_convolution(linear: nn.Linear) -> nn.Conv2d:
+    """The 1×1 convolution that is a linear at every position of a map."""
+    conv = nn.Conv2d(linear.in_features, linear.out_features, 1)
+    return _with_weights(conv, linear.weight.detach()[:, :, None, None].clone(), bias_of(linear))
+
+
 def absorb_affine(norm: nn.LayerNorm, linear: nn.Linear) -> nn.Linear:
     """A linear L' with L'(normalise(x)) = linear(norm(x)): `normalise` is the norm without its affine."""
     gamma, beta = norm.weight.detach(), norm.bias.detach()

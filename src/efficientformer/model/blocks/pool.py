@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+import torch
 from torch import Tensor, nn
 
 from efficientformer.layers import Layer, Layout
 from efficientformer.model.blocks import melt
-from efficientformer.model.blocks.base import LayerModule, LayerScale, activation, truncated_normal
+from efficientformer.model.blocks.base import LayerModule, LayerScale, Residual, activation, truncated_normal
 
 
 class ConvMlp(nn.Module):
@@ -52,23 +55,62 @@ class PoolBlock(LayerModule):
         """LayerScale and batch norms into the two convolutions; the mixer becomes a weighted mean."""
         first = melt.conv_bn(self.mlp.fc1, self.mlp.norm1)
         second = melt.scale_outputs(melt.conv_bn(self.mlp.fc2, self.mlp.norm2), self.ls2.gamma)
-        return FoldedPoolBlock(self.ls1.gamma, first, self.mlp.act, second)
+        return FoldedPoolBlock(WeightedPool(self.ls1.gamma), Residual(first, self.mlp.act, second))
 
 
 class FoldedPoolBlock(nn.Module):
-    """MB4D deployed: (1 − γ)·x + γ·pool(x), then two convolutions and the activation."""
+    """MB4D deployed: the mixer, then two convolutions and the activation on a residual path."""
+
+    def __init__(self, mixer: nn.Module, mlp: Residual) -> None:
+        super().__init__()
+        self.mixer, self.mlp = mixer, mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → the same."""
+        return self.mlp(self.mixer(x))
+
+
+class WeightedPool(nn.Module):
+    """The mixer deployed: (1 − γ)·x + γ·pool(x)."""
 
     keep: Tensor
     mix: Tensor
 
-    def __init__(self, gamma: Tensor, first: nn.Conv2d, act: nn.Module, second: nn.Conv2d) -> None:
+    def __init__(self, gamma: Tensor) -> None:
         super().__init__()
         self.register_buffer("mix", gamma.detach().clone()[:, None, None])
         self.register_buffer("keep", 1 - self.mix)
         self.pool = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
-        self.first, self.act, self.second = first, act, second
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → the same."""
-        x = x * self.keep + self.pool(x) * self.mix
-        return x + self.second(self.act(self.first(x)))
+        return x * self.keep + self.pool(x) * self.mix
+
+
+class RescaledPool(nn.Module):
+    """The mixer on a rescaled stream: x̂ + ρ·pool(x̂)."""
+
+    ratio: Tensor
+
+    def __init__(self, ratio: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("ratio", ratio)
+        self.pool = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → the same."""
+        return torch.addcmul(x, self.pool(x), self.ratio)
+
+
+def rescaled(block: FoldedPoolBlock, scale: Tensor) -> tuple[FoldedPoolBlock, Tensor]:
+    """A folded block on a stream divided by `scale`, one factor a channel; and the scale of what it gives.
+
+    With x = s·x̂, (1 − γ)·x + γ·pool(x) = s'·(x̂ + ρ·pool(x̂)), where s' = (1 − γ)·s and ρ = γ / (1 − γ), as the
+    mean is linear and works channel by channel. The MLP's inputs take s' in, its outputs are divided by it.
+    """
+    mixer = cast(WeightedPool, block.mixer)
+    leaves = scale * mixer.keep.flatten()
+    first, act, second = block.mlp.path
+    first = melt.scale_inputs(cast(nn.Conv2d, first), leaves)
+    second = melt.scale_outputs(cast(nn.Conv2d, second), 1 / leaves)
+    return FoldedPoolBlock(RescaledPool(mixer.mix / mixer.keep), Residual(first, act, second)), leaves
