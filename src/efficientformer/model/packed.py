@@ -51,7 +51,7 @@ def pack(network: EfficientFormer) -> nn.Module:
 
 def _available() -> bool:
     """Whether this build of torch has oneDNN and the fused operators."""
-    names = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
+    names = ("_convolution_pointwise", "_reorder_convolution_weight")
     return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
@@ -85,14 +85,16 @@ class PackedConv(nn.Module):
         )
 
     def add_to(self, stream: Tensor, x: Tensor) -> Tensor:
-        """`stream` plus the convolution of x, in place."""
-        return torch.ops.mkldnn._convolution_pointwise_.binary(
-            stream, x, self.weight, self.bias, *self.where, "add", 1.0, None, [], None
+        """`stream` plus the convolution of x."""
+        if torch.compiler.is_compiling():  # the fused operator cannot be traced; the compiler fuses the sum
+            return stream + self(x)
+        return torch.ops.mkldnn._convolution_pointwise.binary(
+            x, stream, self.weight, self.bias, *self.where, "add", 1.0, None, [], None
         )
 
 
 class PackedResidual(nn.Module):
-    """A residual path whose last convolution adds itself to the stream, which it overwrites."""
+    """A residual path whose last convolution adds itself to the stream."""
 
     def __init__(self, path: nn.Module, last: PackedConv) -> None:
         super().__init__()

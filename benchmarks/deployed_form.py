@@ -1,0 +1,342 @@
+"""The deployed form against timm's implementation of the same weights: interleaved, one thread, batch 1.
+
+    python benchmarks/deployed_form.py                      # L1, L3, L7 on four engines: about 15 minutes
+    python benchmarks/deployed_form.py --models efficientformerv2_s0 --engines onnxruntime eager
+
+Writes results/deployed_form.json (receipts, profiles) and results/deployed_form.md; the last line printed is
+the table as one JSON document. Everything is float32. Weights are random, none at a value that a converter
+could leave out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import efficientformer as ef  # before timm: it repairs torchvision where it must
+from efficientformer.files import write_atomically
+from efficientformer.latency.measure import Measurement, measure
+from efficientformer.latency.runtimes import RUNTIMES, Traced
+from efficientformer.latency.target import Target
+from efficientformer.latency.untrained import randomise_norms
+
+RESULTS = Path(__file__).with_name("results")
+ENGINES = ("onnxruntime", "openvino", "eager", "compiled")
+TARGETS = {"onnxruntime": 1.05, "openvino": 1.05, "eager": 1.4, "compiled": 1.1}
+TARGET = Target.parse("onnxruntime:cpu:threads=1")  # of the receipts: this machine, one thread
+IMAGE = (1, 3, 224, 224)
+PROFILED = 40  # inferences of each form under a profiler
+ROUNDS = 60
+
+Call = Callable[[], object]
+
+
+@dataclass
+class Contest:
+    """Forms of one network on one engine.
+
+    Attributes:
+        calls: one inference by form; the first is timm's.
+        outputs: the logits of each for the same image.
+        profiles: milliseconds by operator of each form, where the engine tells.
+    """
+
+    calls: dict[str, Call]
+    outputs: dict[str, np.ndarray]
+    profiles: dict[str, dict[str, Any]]
+
+
+def networks(name: str) -> tuple[nn.Module, ef.EfficientFormer]:
+    """timm's network and ours with the same weights."""
+    import timm
+
+    torch.manual_seed(0)
+    ours = ef.EfficientFormer(ef.PRESETS[name], layer_scale_init=0.5).eval()
+    randomise_norms(ours)
+    theirs = timm.create_model(name).eval()
+    theirs.load_state_dict(ef.to_layout(ours, "timm"))
+    return theirs.requires_grad_(False), ours
+
+
+def onnxruntime_contest(forms: dict[str, nn.Module], image: np.ndarray, folder: Path) -> Contest:
+    """The forms exported to ONNX, run by ONNX Runtime."""
+    contest, paths = Contest({}, {}, {}), dict(exported(forms, folder))
+    for form, path in paths.items():
+        session = RUNTIMES["onnxruntime"].load(path, threads=1)
+        contest.calls[form] = lambda session=session: session.run(image)
+        contest.outputs[form] = session.run(image)
+    contest.profiles = profile_onnxruntime(paths, image, folder)
+    return contest
+
+
+def openvino_contest(forms: dict[str, nn.Module], image: np.ndarray, folder: Path) -> Contest:
+    """The same ONNX files, run by OpenVINO in float32."""
+    import openvino as ov
+
+    options = {
+        "INFERENCE_NUM_THREADS": 1,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",  # or it takes bfloat16 where the processor has it
+    }
+    contest, counted = Contest({}, {}, {}), {}
+    for form, path in exported(forms, folder):
+        request = ov.compile_model(str(path), "CPU", options).create_infer_request()
+        contest.calls[form] = lambda request=request: request.infer([image])
+        contest.outputs[form] = next(iter(request.infer([image]).values())).copy()
+        counted[form] = ov.compile_model(
+            str(path), "CPU", options | {"PERF_COUNT": True}
+        ).create_infer_request()
+    contest.profiles = profile_openvino(counted, image)
+    return contest
+
+
+def exported(forms: dict[str, nn.Module], folder: Path) -> Iterator[tuple[str, Path]]:
+    """An ONNX file of each form."""
+    for form, module in forms.items():
+        path = folder / f"{form}.onnx"
+        if not path.exists():
+            RUNTIMES["onnxruntime"].export(Traced(module, IMAGE), path)
+        yield form, path
+
+
+def torch_contest(forms: dict[str, nn.Module], image: np.ndarray, *, compiled: bool) -> Contest:
+    """The forms in PyTorch."""
+    x, contest = torch.from_numpy(image), Contest({}, {}, {})
+    for form, module in forms.items():
+        call = torch.compile(module) if compiled else module
+        with torch.inference_mode():
+            contest.outputs[form] = call(x).numpy()
+        contest.calls[form] = lambda call=call: call(x)
+    return contest
+
+
+def profile_onnxruntime(paths: dict[str, Path], image: np.ndarray, folder: Path) -> dict[str, Any]:
+    """Milliseconds and GFLOP/s by operator, convolutions by kernel and grid; the forms take turns."""
+    import onnxruntime
+
+    sessions = {}
+    for form, path in paths.items():
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.enable_profiling = 1, True
+        options.profile_file_prefix = str(folder / form)
+        sessions[form] = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    for _ in range(PROFILED):
+        for session in sessions.values():
+            session.run(None, {session.get_inputs()[0].name: image})
+    return {form: read_profile(Path(session.end_profiling())) for form, session in sessions.items()}
+
+
+def read_profile(path: Path) -> dict[str, Any]:
+    """ONNX Runtime's trace as medians by node, summed by group."""
+    nodes, about = defaultdict(list), {}
+    for event in json.loads(path.read_text()):
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            nodes[event["name"]].append(event["dur"] / 1e3)
+            about[event["name"]] = event["args"]
+    groups: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0])
+    for node, times in nodes.items():
+        label, flop = work_of(about[node])
+        for place, figure in enumerate((statistics.median(times), flop, 1)):
+            groups[label][place] += figure
+    return by_time({label: row(*figures) for label, figures in groups.items()})
+
+
+def by_time(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The longest first; without those that took no time."""
+    return {label: one for label, one in sorted(rows.items(), key=lambda r: -r[1]["ms"]) if one["ms"] > 0}
+
+
+def work_of(args: dict[str, Any]) -> tuple[str, float]:
+    """A node's group, and its floating-point operations where they are counted."""
+    kind = args["op_name"]
+    inputs = [next(iter(one.values())) for one in args.get("input_type_shape", []) if one]
+    outputs = [next(iter(one.values())) for one in args.get("output_type_shape", []) if one]
+    if kind == "Conv" and len(inputs) > 1 and outputs:
+        (_, per_group, *kernel), grid = inputs[1], outputs[0][2:]
+        depthwise = "depthwise " if per_group == 1 and outputs[0][1] > 8 else ""
+        flop = 2.0 * np.prod(outputs[0]) * per_group * np.prod(kernel)
+        return f"Conv {depthwise}{'×'.join(map(str, kernel))} → {'×'.join(map(str, grid))}", flop
+    if kind in ("Gemm", "MatMul", "FusedMatMul") and len(inputs) > 1 and outputs:
+        return kind, 2.0 * np.prod(outputs[0]) * inputs[0][-1]
+    return kind, 0.0
+
+
+def row(ms: float, flop: float, nodes: int) -> dict[str, Any]:
+    """One line of a profile."""
+    return {"ms": round(ms, 4), "nodes": nodes, "gflops": round(flop / ms / 1e6, 1) if flop else None}
+
+
+def profile_openvino(requests: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
+    """Milliseconds by type of node and kernel; medians by node; the forms take turns."""
+    times: dict[str, Any] = {form: defaultdict(list) for form in requests}
+    about = {}
+    for _ in range(PROFILED):
+        for form, request in requests.items():
+            request.infer([image])
+            for node in request.profiling_info:
+                times[form][node.node_name].append(node.real_time.total_seconds() * 1e3)
+                about[form, node.node_name] = f"{node.node_type} {node.exec_type}"
+    profiles = {}
+    for form, nodes in times.items():
+        groups: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+        for node, taken in nodes.items():
+            groups[about[form, node]][0] += statistics.median(taken)
+            groups[about[form, node]][1] += 1
+        profiles[form] = by_time({label: row(ms, 0.0, nodes) for label, (ms, nodes) in groups.items()})
+    return profiles
+
+
+def matmul_gflops(side: int = 1024, runs: int = 30) -> tuple[float, float]:
+    """Median and best rate of a float32 product of two square matrices on one thread: the yardstick."""
+    a, b = torch.randn(side, side), torch.randn(side, side)
+    rates = []
+    for _ in range(runs):
+        begun = time.perf_counter()
+        torch.mm(a, b)
+        rates.append(2 * side**3 / (time.perf_counter() - begun) / 1e9)
+    return statistics.median(rates), max(rates)
+
+
+def contest(name: str, engine: str, folder: Path) -> dict[str, Any]:
+    """One network on one engine: receipts, ratios to timm's, largest differences, profiles."""
+    theirs, ours = networks(name)
+    image = np.random.default_rng(0).standard_normal(IMAGE, dtype=np.float32)
+    match engine:
+        case "onnxruntime":
+            entered = onnxruntime_contest({"timm": theirs, "fold": ef.fold(ours)}, image, folder)
+        case "openvino":
+            entered = openvino_contest({"timm": theirs, "fold": ef.fold(ours)}, image, folder)
+        case _:
+            forms = {"timm": theirs, "fold": ef.fold(ours), "pack": ef.pack(ours)}
+            entered = torch_contest(forms, image, compiled=engine == "compiled")
+    with torch.inference_mode():
+        receipts = {
+            form: on_engine(receipt, engine)
+            for form, receipt in measure(
+                entered.calls, TARGET, rounds=ROUNDS, seconds=12.0, min_samples=2 * ROUNDS
+            ).items()
+        }
+        wanted = theirs(torch.from_numpy(image)).numpy()
+    return {
+        "model": name,
+        "engine": engine,
+        "receipts": {form: receipt.to_json() for form, receipt in receipts.items()},
+        "ratio": {form: ratio(receipts["timm"], receipt) for form, receipt in receipts.items()},
+        "difference": {
+            form: float(np.abs(given - wanted).max() / np.abs(wanted).max())
+            for form, given in entered.outputs.items()
+        },
+        "profiles": entered.profiles,
+    }
+
+
+def on_engine(receipt: Measurement, engine: str) -> Measurement:
+    """A receipt that says what it was taken on; the clock was started for `TARGET`."""
+    package = engine if engine in ("onnxruntime", "openvino") else "torch"
+    facts = {**receipt.fingerprint, "runtime": f"{engine} {version(package)}"}
+    return dataclasses.replace(receipt, target=f"{engine}:cpu:threads=1", fingerprint=facts)
+
+
+def ratio(theirs: Measurement, ours: Measurement) -> dict[str, float]:
+    """timm's time over ours: of the medians, and the spread of the same over the rounds."""
+    turns = [
+        (statistics.median(np.array_split(theirs.samples_ms, ROUNDS)[index]) / statistics.median(part))
+        for index, part in enumerate(np.array_split(ours.samples_ms, ROUNDS))
+    ]
+    low, high = np.quantile(turns, (0.1, 0.9))
+    return {
+        "median": round(float(statistics.median(turns)), 4),
+        "p10": round(float(low), 4),
+        "p90": round(float(high), 4),
+        "of_medians": round(theirs.median_ms / ours.median_ms, 4),
+    }
+
+
+def document(name: str, results: list[dict[str, Any]], rates: tuple[float, float]) -> str:
+    """The results as a page for people."""
+    receipt = results[0]["receipts"]["timm"]
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "onnxruntime", "openvino"))
+    lines = [
+        "# The deployed form against timm's implementation of the same weights",
+        "",
+        f"{receipt['date'][:10]}, {receipt['fingerprint']['processor']}, one thread, float32, batch 1, "
+        f"224×224; Python {platform.python_version()}, {packages}.",
+        f"A product of two 1024×1024 matrices ran at {rates[0]:.0f} GFLOP/s (best {rates[1]:.0f}).",
+        f"Made by `python benchmarks/deployed_form.py`: the forms took turns in {ROUNDS} rounds;",
+        "*times as fast* is the median over rounds of timm's median over the form's, in brackets p10–p90.",
+        "*Difference* is the largest of a logit from timm's in PyTorch, over the largest logit.",
+        f"All samples: `{name}.json`.",
+        "",
+        "| model | engine | form | median ms | p10–p90 | n | verdict | times as fast | difference | target |",
+        "|" + "---|" * 10,
+    ]
+    for result in results:
+        for form, one in result["receipts"].items():
+            speed, wanted = result["ratio"][form], TARGETS[result["engine"]]
+            met = "" if form == "timm" else f"{wanted} {'met' if speed['median'] >= wanted else 'missed'}"
+            lines.append(
+                f"| {result['model']} | {result['engine']} | {form} | {one['median_ms']:.2f} "
+                f"| {one['p10_ms']:.2f}–{one['p90_ms']:.2f} | {one['samples']} | {one['verdict']} "
+                f"| **{speed['median']:.3f}** [{speed['p10']:.3f}–{speed['p90']:.3f}] "
+                f"| {result['difference'][form]:.0e} | {met} |"
+            )
+    for result in results:
+        for form, profile in result["profiles"].items():
+            lines += ["", f"## {result['model']}, {result['engine']}, {form}: where the time goes", ""]
+            lines += profile_lines(profile, rates[0])
+    return "\n".join(lines) + "\n"
+
+
+def profile_lines(profile: dict[str, Any], rate: float) -> list[str]:
+    """A profile as a table."""
+    total = sum(one["ms"] for one in profile.values())
+    lines = [
+        "| operator | nodes | ms | share | GFLOP/s | of the matrix product's |",
+        "|---|---|---|---|---|---|",
+    ]
+    for label, one in profile.items():
+        reached = f"{one['gflops']} | {one['gflops'] / rate:.0%}" if one["gflops"] else "– | –"
+        lines.append(f"| {label} | {one['nodes']} | {one['ms']:.3f} | {one['ms'] / total:.1%} | {reached} |")
+    return lines
+
+
+def main() -> None:
+    """Measure, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=ef.list_models("efficientformer_*"))
+    parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES)
+    parser.add_argument("--out", type=Path, default=RESULTS / "deployed_form")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rates, results = matmul_gflops(), []
+    for name in options.models:
+        with tempfile.TemporaryDirectory() as folder:
+            for engine in options.engines:
+                results.append(contest(name, engine, Path(folder)))
+                torch.compiler.reset()
+                speeds = {form: one["median"] for form, one in results[-1]["ratio"].items()}
+                print(f"{name:22} {engine:12} times as fast as timm: {speeds}", flush=True)
+    about = {"format": "efficientformer.deployed-form/1", "matmul_gflops": rates, "results": results}
+    write_atomically(options.out.with_suffix(".json"), json.dumps(about).encode())
+    write_atomically(options.out.with_suffix(".md"), document(options.out.name, results, rates).encode())
+    print(json.dumps([{key: one[key] for key in ("model", "engine", "ratio")} for one in results]))
+
+
+if __name__ == "__main__":
+    main()
