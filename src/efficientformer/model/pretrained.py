@@ -40,8 +40,9 @@ class Weights:
     crop: float = 0.95
 
 
-_PAPER, _PAPER2 = "Li et al., NeurIPS 2022, Table 1", "Li et al., ICCV 2023, Table 1"
-_TIMM = "timm's results, crop 0.95"
+_PAPER = "the paper, Table 1"
+_PAPER2 = "the V2 paper, 300 epochs"  # the published file may be of its longer training
+_TIMM = "timm, crop 0.95"
 
 
 def _timm(name: str, top1: float, source: str) -> Weights:
