@@ -1,5 +1,14 @@
-"""The one error that is the user's to mend: the command line prints it as one line and exits with 2."""
+"""What goes wrong through no fault of ours."""
+
+import unicodedata
 
 
 class InputError(ValueError):
-    """Something given from outside does not fit. The message says what, where and what to do, in one line."""
+    """The input was wrong; the message is one line that says what, where and what to do. Exit code 2.
+
+    What comes from files may stand in it: line breaks and control characters are taken out.
+    """
+
+    def __init__(self, message: str) -> None:
+        plain = "".join(" " if unicodedata.category(one)[0] == "C" else one for one in message)
+        super().__init__(" ".join(plain.split()))

@@ -1,25 +1,25 @@
 from __future__ import annotations
 
-import os
-import pickle
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import timm
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor
 
 from efficientformer import (
     Architecture,
+    Attention,
+    Block,
     EfficientFormer,
     InputError,
+    Stage,
     create_model,
     load_checkpoint,
     load_model,
@@ -27,8 +27,10 @@ from efficientformer import (
     to_layout,
 )
 from efficientformer.model.blocks.bias import resize_bias
-from efficientformer.model.weights import read_about, read_tensors, save_tensors
-from tests.strategies import architectures, randomise, randomised, tiny
+from efficientformer.model.layouts import Layout
+from efficientformer.model.weights import read_about, save_tensors
+from efficientformer.presets import pooling
+from tests.strategies import architectures, randomise, randomised, relative_difference, tiny
 
 Tensors = dict[str, Tensor]
 BIASES = "stages.3.blocks.1.token_mixer.attention_biases"
@@ -46,17 +48,17 @@ def same(network: EfficientFormer, other: EfficientFormer) -> bool:
     ("suffix", "wrap"),
     [(".safetensors", None), (".pth", None), (".bin", None), (".pth", "model"), (".pth", "state_dict")],
 )
-def test_our_weights_from_a_file(suffix: str, wrap: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("as_text", [True, False])
+def test_our_weights_from_a_file(suffix: str, wrap: str | None, as_text: bool, tmp_path: Path) -> None:
     source, path = randomised(tiny()), tmp_path / f"weights{suffix}"
     tensors = source.state_dict()
     if suffix == ".safetensors":
         save_file(tensors, path)
     else:
         torch.save({wrap: tensors} if wrap else tensors, path)
-    for name in (path, str(path)):
-        network = EfficientFormer(tiny())
-        load_checkpoint(network, name)
-        assert same(network, source)
+    network = EfficientFormer(tiny())
+    load_checkpoint(network, str(path) if as_text else path)
+    assert same(network, source)
 
 
 def test_our_weights_from_a_mapping_are_copied() -> None:
@@ -96,32 +98,75 @@ def test_other_number_types_are_converted() -> None:
     assert torch.equal(network.stem.conv1.weight, source.stem.conv1.weight.bfloat16().float())
 
 
+# The classifiers
+
+
+def classifiers(network: EfficientFormer) -> Tensors:
+    return {k: v.clone() for k, v in network.state_dict().items() if k.startswith(("head.c", "head.d"))}
+
+
+@pytest.mark.parametrize("classes", [3, 5, 0])
+@pytest.mark.parametrize("distilled", [True, False])
+def test_the_networks_own_classifiers_are_kept_where_that_is_asked(classes: int, distilled: bool) -> None:
+    source = randomised(tiny(num_classes=5))
+    network = randomised(tiny(num_classes=classes, distilled=distilled), seed=1)
+    before = classifiers(network)
+    assert len(before) == (0 if not classes else 2 + 2 * distilled)
+    load_checkpoint(network, source.state_dict(), keep_classifiers=True)
+    after = classifiers(network)
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    rest = {name: tensor for name, tensor in source.state_dict().items() if name not in classifiers(source)}
+    given = network.state_dict()
+    assert all(torch.equal(tensor, given[name]) for name, tensor in rest.items())
+
+
+def test_a_network_without_classes_leaves_the_classifiers_of_a_checkpoint_out() -> None:
+    source, network = randomised(tiny()), EfficientFormer(tiny(num_classes=0)).eval()
+    load_checkpoint(network, source.state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(network(x), source.forward_head(source.forward_features(x), pre_logits=True))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_checkpoint_without_classifiers_fills_a_network_that_keeps_its_own(kept: bool) -> None:
+    tensors = {
+        k: v for k, v in randomised(tiny()).state_dict().items() if k not in classifiers(randomised(tiny()))
+    }
+    network = EfficientFormer(tiny())
+    if kept:
+        load_checkpoint(network, tensors, keep_classifiers=True)
+    else:
+        with pytest.raises(InputError, match=r"4 tensors are missing, the first is head\.classifier\.bias"):
+            load_checkpoint(network, tensors)
+
+
+@pytest.mark.parametrize("layout", [None, "timm", "official", "transformers"])
+def test_one_classifier_takes_the_mean_of_two(layout: Layout | None) -> None:
+    architecture = replace(pooling((4, 6, 6, 8), (1, 1, 1, 2)), input_size=(32, 32), num_classes=3)
+    two, one = randomised(architecture), EfficientFormer(replace(architecture, distilled=False)).eval()
+    load_checkpoint(one, two.state_dict() if layout is None else to_layout(two, layout))
+    first, second = two.get_classifier()
+    assert torch.equal(one.get_classifier().weight, torch.stack([first.weight, second.weight]).mean(0))
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert relative_difference(one(x), two(x)) <= 1e-5
+
+
+def test_two_classifiers_do_not_come_out_of_one() -> None:
+    one, two = randomised(tiny(distilled=False)), randomised(tiny(), seed=1)
+    with pytest.raises(InputError, match=r"2 tensors are missing, the first is head\.distillation\.bias"):
+        load_checkpoint(two, one.state_dict())
+
+
+@pytest.mark.parametrize("name", ["head.classifier.weight", "head.distillation.bias"])
+def test_two_classifiers_of_different_shapes_have_no_mean(name: str) -> None:
+    tensors = randomised(tiny()).state_dict()
+    with pytest.raises(InputError, match=r"head\.(classifier|distillation)\."):
+        load_checkpoint(EfficientFormer(tiny(distilled=False)), tensors | {name: torch.zeros(7, 16)})
+
+
 # The attention bias and the resolution
-
-
-@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 3))
-def test_a_bias_table_of_its_own_size_is_left_alone(height: int, width: int, heads: int) -> None:
-    table = torch.randn(heads, height * width)
-    assert torch.equal(resize_bias(table, (height, width)), table)
-
-
-@given(st.integers(2, 6), st.integers(2, 7), st.integers(2, 7))
-def test_a_bias_table_for_another_grid_is_interpolated_between_its_offsets(
-    side: int, height: int, width: int
-) -> None:
-    assume(height * width != side * side)  # such a one is taken for its own size
-    table = torch.randn(2, side * side)
-    given = resize_bias(table, (height, width)).view(2, height, width)
-    offsets = np.linspace(0, 1, side)
-    rows, columns = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
-    for head in range(2):
-        square = table[head].view(side, side).numpy()
-        wanted = RegularGridInterpolator((offsets, offsets), square)((rows, columns))
-        assert np.allclose(given[head].numpy(), wanted, atol=1e-5)
-
-
-def test_a_table_keeps_its_number_type() -> None:
-    assert resize_bias(torch.zeros(1, 4, dtype=torch.bfloat16), (3, 3)).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 64), (96, 128), (160, 64)])
@@ -142,11 +187,46 @@ def test_weights_of_a_landscape_are_not_taken_verbatim_for_a_portrait(tmp_path: 
     source, path = randomised(tiny(input_size=(64, 96))), tmp_path / "landscape.safetensors"
     save_model(path, source)  # its header says which grid the table is of
     network = EfficientFormer(tiny(input_size=(96, 64)))
-    try:
-        load_checkpoint(network, path)
-    except InputError:
-        return
-    assert not torch.equal(network.get_parameter(BIASES), source.get_parameter(BIASES))
+    load_checkpoint(network, path)
+    given, wanted = network.get_parameter(BIASES), source.get_parameter(BIASES)
+    assert not torch.equal(given, wanted)
+    assert torch.equal(given, resize_bias(wanted, (3, 2), (2, 3)))
+
+
+@given(
+    st.sampled_from(((64, 64), (32, 96), (96, 64), (64, 96))),
+    st.sampled_from(((64, 64), (96, 64), (128, 32))),
+)
+def test_every_table_of_a_saved_model_is_interpolated_from_its_own_grid(
+    own: tuple[int, int], size: tuple[int, int]
+) -> None:
+    source, network = randomised(unified_of(own)), EfficientFormer(unified_of(size))
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(Path(folder) / "model.safetensors", source)
+        load_checkpoint(network, Path(folder) / "model.safetensors")
+    grids = dict(network.architecture.named_layers())
+    tables = [name for name, _ in source.named_parameters() if name.endswith("attention_biases")]
+    assert len(tables) == 3
+    for name, layer in source.architecture.named_layers():
+        for table in (table for table in tables if table.startswith(f"{name}.")):
+            assert layer.bias_grid is not None
+            wanted = resize_bias(
+                source.get_parameter(table), grids[name].bias_grid or (0, 0), layer.bias_grid
+            )
+            assert torch.equal(network.get_parameter(table), wanted)
+
+
+def unified_of(size: tuple[int, int]) -> Architecture:
+    """Tables of three kinds: in a plain block, in a strided one, in the embedding between."""
+    blocks = [(), (), (Block("attention2d", 1),), (Block("attention", 1),)]
+    stages = tuple(Stage(4, row, "embed") for row in blocks[:3])
+    return Architecture(
+        (*stages, Stage(4, blocks[3], "embed_attention")),
+        input_size=size,
+        num_classes=2,
+        attention=Attention(2, 2, 2),
+        embed_attention=Attention(2, 2, 2),
+    )
 
 
 # What cannot
@@ -198,74 +278,6 @@ def test_timms_weights_of_another_depth_are_refused() -> None:
         load_checkpoint(create_model("efficientformer_l3"), theirs)
 
 
-class Bomb:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, (str(self.path),)
-
-
-@pytest.mark.parametrize("name", ["bomb.pth", "bomb.bin", "bomb.safetensors", "bomb.pt", "bomb"])
-@pytest.mark.parametrize("by_torch", [True, False])
-def test_code_in_a_pickle_is_not_executed(name: str, by_torch: bool, tmp_path: Path) -> None:
-    path, crater = tmp_path / name, tmp_path / "crater"
-    document = {"model": {"weight": Bomb(crater)}}
-    if by_torch:
-        torch.save(document, path)
-    else:
-        path.write_bytes(pickle.dumps(document))
-    with pytest.raises(InputError, match=f"{name}: cannot be read as weights") as caught:
-        load_checkpoint(EfficientFormer(tiny()), path)
-    assert "\n" not in str(caught.value)
-    assert not crater.exists()
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
-def test_a_truncated_file_is_named(suffix: str, share: float, tmp_path: Path) -> None:
-    path = tmp_path / f"weights{suffix}"
-    tensors = randomised(tiny()).state_dict()
-    save_file(tensors, path) if suffix == ".safetensors" else torch.save(tensors, path)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(InputError, match=f"weights{suffix}: cannot be read as weights") as caught:
-        load_checkpoint(EfficientFormer(tiny()), path)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["none.pth", "none.safetensors", "."])
-def test_a_file_that_is_not_there_is_named(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file"):
-        load_checkpoint(EfficientFormer(tiny()), tmp_path / name)
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_file_of_another_kind_is_named(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"notes{suffix}"
-    path.write_text("buy milk\n" * 100)
-    with pytest.raises(InputError, match=f"notes{suffix}: cannot be read as weights"):
-        load_checkpoint(EfficientFormer(tiny()), path)
-
-
-@pytest.mark.parametrize("document", [{}, [1, 2], torch.zeros(3), 7, {"epoch": 3}, {"model": {"lr": 0.1}}])
-def test_a_file_without_a_state_dict_is_named(document: Any, tmp_path: Path) -> None:
-    path = tmp_path / "other.pth"
-    torch.save(document, path)
-    with pytest.raises(InputError, match=r"other\.pth: holds no state dict of tensors"):
-        load_checkpoint(EfficientFormer(tiny()), path)
-
-
-@pytest.mark.parametrize("document", [{"model": [1, 2]}, {"model": torch.zeros(3)}, {0: torch.zeros(3)}])
-def test_a_state_dict_of_another_shape_is_named(document: Any, tmp_path: Path) -> None:
-    path = tmp_path / "other.pth"
-    torch.save(document, path)
-    with pytest.raises(InputError, match=r"other\.pth: holds no state dict of tensors"):
-        load_checkpoint(EfficientFormer(tiny()), path)
-
-
 # Our own files
 
 
@@ -288,14 +300,6 @@ def test_a_saved_model_is_plain_safetensors(tmp_path: Path) -> None:
     tensors = load_file(path)
     assert set(tensors) == set(network.state_dict())
     assert Architecture.from_json(read_about(path)["architecture"]) == tiny()
-
-
-def test_tensors_are_saved_in_whatever_memory_format(tmp_path: Path) -> None:
-    x = torch.randn(2, 3, 4, 5)
-    stored = {"last": x.to(memory_format=torch.channels_last), "part": x[:, 1:, ::2], "same": x}
-    save_tensors(tmp_path / "t.safetensors", stored, {"step": 3, "name": "größe"})
-    assert all(torch.equal(t, stored[k]) for k, t in read_tensors(tmp_path / "t.safetensors").items())
-    assert read_about(tmp_path / "t.safetensors") == {"step": 3, "name": "größe"}
 
 
 def test_weights_without_an_architecture_are_no_model_of_ours(tmp_path: Path) -> None:

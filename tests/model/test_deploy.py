@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -8,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from efficientformer import Architecture, Attention, EfficientFormer, fold
+from efficientformer import Architecture, Block, EfficientFormer, Stage, fold
 from efficientformer.layers import KINDS
-from efficientformer.model.blocks import melt
-from efficientformer.model.blocks.attention import normalise
 from efficientformer.model.blocks.base import LayerScale
-from tests.strategies import architectures, randomise, randomised, relative_difference, tiny
+from efficientformer.model.blocks.layout import as_map, as_tokens
+from efficientformer.model.blocks.pool import RescaledPool, WeightedPool
+from efficientformer.presets import Four, pooling
+from tests.strategies import architectures, randomised, relative_difference, tiny
 
 
 def images(architecture: Architecture, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -63,11 +65,12 @@ def test_no_norm_or_scale_is_left_and_the_parameters_are_fewer(architecture: Arc
 @given(architectures())
 def test_each_layer_folds_on_its_own(architecture: Architecture) -> None:
     for _, layer, module in randomised(architecture).double().named_modules_of_layers():
-        tokens = (3, layer.height * layer.width, layer.in_width)
-        map_ = (3, layer.in_width, layer.height, layer.width)
-        x = torch.randn(tokens if KINDS[layer.kind].layout == "tokens" else map_, dtype=torch.float64)
+        grid = layer.height, layer.width
+        x = torch.randn(3, layer.in_width, *grid, dtype=torch.float64)
         with torch.no_grad():
-            assert relative_difference(module.eval().fold()(x), module(x)) <= 1e-10
+            wanted = module.eval()(as_tokens(x) if KINDS[layer.kind].layout == "tokens" else x)
+            wanted = as_map(wanted, grid) if layer.kind == "attention" else wanted
+            assert relative_difference(module.fold()(x), wanted) <= 1e-10
 
 
 def test_folding_the_untrained_start_works_too() -> None:
@@ -77,54 +80,87 @@ def test_folding_the_untrained_start_works_too() -> None:
         assert relative_difference(fold(network)(x), network(x)) <= 1e-4
 
 
-# The single melts, each against the definition
+@given(architectures(), st.sampled_from(("avg", "")), st.sampled_from((0, 3)))
+def test_heads_without_pool_or_classes_fold_too(architecture: Architecture, pool: str, classes: int) -> None:
+    network = randomised(dataclasses.replace(architecture, global_pool=pool, num_classes=classes)).double()
+    x = images(architecture, torch.float64)
+    with torch.no_grad():
+        assert relative_difference(fold(network)(x), network(x)) <= 1e-10
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_conv_bn(bias: bool) -> None:
-    conv, norm = nn.Conv2d(3, 5, 3, bias=bias), nn.BatchNorm2d(5).eval()
-    randomise(norm)
-    x = torch.randn(2, 3, 8, 8)
-    assert torch.allclose(melt.conv_bn(conv, norm)(x), norm(conv(x)), atol=1e-5)
+# The rescaled stream of pooling blocks
+
+
+def pools(deployed: nn.Module) -> list[type[nn.Module]]:
+    return [type(module) for module in deployed.modules() if isinstance(module, (WeightedPool, RescaledPool))]
+
+
+@given(architectures(kinds=("pool", "ffn", "attention")))
+def test_rescaling_or_not_the_outputs_are_the_same(architecture: Architecture) -> None:
+    network, x = randomised(architecture).double(), images(architecture, torch.float64)
+    plain, rescaled = fold(network, rescale=False), fold(network)
+    assert RescaledPool not in pools(plain)
+    assert len(plain) == len(rescaled)
+    with torch.no_grad():
+        assert relative_difference(rescaled(x), plain(x)) <= 1e-10
 
 
 @pytest.mark.parametrize(
-    ("module", "shape", "along"),
-    [
-        (nn.Linear(3, 5), (2, 3), (5,)),
-        (nn.Linear(3, 5, bias=False), (2, 3), (5,)),
-        (nn.Conv2d(3, 5, 1), (2, 3, 4, 4), (5, 1, 1)),
-        (nn.Conv2d(3, 5, 1, bias=False), (2, 3, 4, 4), (5, 1, 1)),
-    ],
-    ids=str,
+    ("depths", "rescaled"), [((1, 1, 1, 2), 4), ((2, 0, 3, 2), 6), ((2, 2, 2, 3), 8), ((0, 0, 0, 1), 0)]
 )
-def test_scale_outputs(module: nn.Linear | nn.Conv2d, shape: tuple[int, ...], along: tuple[int, ...]) -> None:
-    factor, x = torch.randn(5), torch.randn(shape)
-    scaled = melt.scale_outputs(module, factor)
-    assert torch.allclose(scaled(x), module(x) * factor.view(along), atol=1e-6)
+def test_every_run_beside_a_convolution_is_rescaled(depths: Four, rescaled: int) -> None:
+    architecture = dataclasses.replace(pooling((4, 6, 6, 8), depths), input_size=(64, 64))
+    assert pools(fold(randomised(architecture))) == [RescaledPool] * rescaled
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_absorb_affine(bias: bool) -> None:
-    norm, linear = nn.LayerNorm(6), nn.Linear(6, 4, bias=bias)
-    randomise(norm)
-    x = torch.randn(3, 6)
-    absorbed = melt.absorb_affine(norm, linear)
-    assert torch.allclose(absorbed(normalise(x)), linear(norm(x)), atol=1e-5)
+def test_a_run_between_the_stem_and_a_block_that_attends_stays_plain() -> None:
+    kinds = ("pool", "attention", "pool")
+    stages = (Stage(4, tuple(Block(kind) for kind in kinds)), *(Stage(4, ()) for _ in range(3)))
+    network = randomised(Architecture(stages, input_size=(32, 32), num_classes=2))
+    assert pools(fold(network)) == [WeightedPool, RescaledPool]  # the second has an embedding behind it
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_mean_linear(count: int) -> None:
-    linears = [nn.Linear(4, 3) for _ in range(count)]
-    x = torch.randn(2, 4)
-    wanted = torch.stack([linear(x) for linear in linears]).mean(0)
-    assert torch.allclose(melt.mean_linear(linears)(x), wanted, atol=1e-6)
+@pytest.mark.parametrize("gamma", [1.0, 1 - 1e-15, 1e15, -1e15, float("nan")])
+def test_layer_scales_that_leave_nothing_to_divide_by_are_left_alone(gamma: float) -> None:
+    architecture = dataclasses.replace(
+        pooling((4, 6, 6, 8), (2, 1, 1, 2)), input_size=(32, 32), num_classes=2
+    )
+    network = randomised(architecture).double()
+    with torch.no_grad():
+        network.get_parameter("stages.0.blocks.0.ls1.gamma")[0] = gamma
+    deployed, x = fold(network), images(architecture, torch.float64)
+    assert pools(deployed) == [WeightedPool] * 2 + [RescaledPool] * 3
+    with torch.no_grad():
+        given, wanted = deployed(x), network(x)
+    assert torch.allclose(given, wanted, rtol=1e-8, equal_nan=True)
 
 
-def test_scale_queries_touches_queries_only() -> None:
-    shape = Attention(heads=2, key_dim=4, value_dim=3)
-    qkv = nn.Linear(5, shape.qkv_width)
-    scaled = melt.scale_queries(qkv, shape)
-    ratio = (scaled.weight / qkv.weight)[:, 0].view(2, 11)
-    assert torch.allclose(ratio, torch.tensor([0.5] * 4 + [1.0] * 7).expand(2, 11))  # 4 ** -0.5
-    assert torch.allclose(scaled.bias.view(2, 11), qkv.bias.view(2, 11) * ratio)
+@pytest.mark.parametrize("gamma", [1e-5, 0.5, 0.999, -3.0, 40.0])
+def test_layer_scales_of_any_common_size_are_exact(gamma: float) -> None:
+    architecture = dataclasses.replace(
+        pooling((4, 6, 6, 8), (3, 2, 3, 3)), input_size=(64, 64), num_classes=2
+    )
+    network = randomised(architecture)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith("ls1.gamma"):
+                parameter.fill_(gamma)
+        x = images(architecture)
+        assert RescaledPool in pools(fold(network))
+        assert relative_difference(fold(network)(x), network(x)) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"),
+    [
+        (torch.float16, WeightedPool),
+        (torch.bfloat16, RescaledPool),
+        (torch.float32, RescaledPool),
+        (torch.float64, RescaledPool),
+    ],
+)
+def test_number_types_of_small_range_are_not_rescaled(dtype: torch.dtype, kind: type[nn.Module]) -> None:
+    architecture = dataclasses.replace(pooling((4, 6, 6, 8), (1, 1, 1, 2)), input_size=(32, 32))
+    deployed = fold(randomised(architecture).to(dtype))
+    assert set(pools(deployed)) == {kind}
+    assert {parameter.dtype for parameter in deployed.parameters()} == {dtype}

@@ -68,7 +68,7 @@ def read_weights(path: Path) -> Weights:
 
 def fill(model: EfficientFormer, weights: Weights, *, keep_classifiers: bool = False) -> None:
     """`load_checkpoint` of weights that were read already."""
-    tensors = {_unwrap(name): t for name, t in weights.tensors.items() if not name.endswith(_DERIVED)}
+    tensors = _unwrapped(weights.tensors)
     wanted = {k: v for k, v in model.state_dict().items() if not k.endswith(_DERIVED)}
     layout = layouts.recognise(tensors)
     names = _their_names(model.architecture, {*wanted, *_HEADS}, layout)
@@ -82,7 +82,7 @@ def fill(model: EfficientFormer, weights: Weights, *, keep_classifiers: bool = F
     _check_names(set(tensors), set(names.values()))
     grids, filled = _grids(model.architecture), {}
     for name, called in names.items():
-        tensor = tensors[called]
+        tensor = _plain(called, tensors[called])
         if name.endswith("attention_biases"):
             layer = _layer_of(name, grids)
             tensor = _resized(called, tensor, grids[layer], weights.grids.get(layer))
@@ -123,10 +123,19 @@ def _their_names(
     return layouts.names(architecture, wanted, layout)
 
 
-def _unwrap(name: str) -> str:
-    while name.startswith(_WRAPPERS):
-        name = name.split(".", 1)[1]
-    return name
+def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights by their names without what wrappers put before them."""
+    unwrapped: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        plain = name
+        while plain.startswith(_WRAPPERS):
+            plain = plain.split(".", 1)[1]
+        if plain.endswith(_DERIVED):
+            continue
+        if plain in unwrapped:
+            raise InputError(f"checkpoint: {name!r} is there twice, with and without a wrapper's prefix")
+        unwrapped[plain] = tensor
+    return unwrapped
 
 
 def _average(tensors: dict[str, Tensor], names: Mapping[str, str]) -> None:
@@ -139,11 +148,18 @@ def _average(tensors: dict[str, Tensor], names: Mapping[str, str]) -> None:
 
 
 def saved_architecture(path: Path) -> Architecture | None:
-    """The architecture in the header of a file that `save_model` wrote."""
+    """The architecture in the header of a file that `save_model` wrote.
+
+    Raises:
+        InputError: if it describes no network.
+    """
     if path.suffix != ".safetensors":
         return None
     document = read_about(path).get("architecture")
-    return Architecture.from_json(document) if document else None
+    try:
+        return Architecture.from_json(document) if document else None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _grids(architecture: Architecture | None) -> dict[str, Grid]:
@@ -163,10 +179,20 @@ def _check_names(given: set[str], wanted: set[str]) -> None:
         raise InputError(f"checkpoint: {len(unknown)} tensors are unknown, the first is {unknown[0]}")
 
 
+def _plain(name: str, tensor: Tensor) -> Tensor:
+    if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
+        kind = "on meta" if tensor.is_meta else f"{tensor.layout}, {tensor.dtype}"
+        raise InputError(f"checkpoint: {name} is no plain array of floats ({kind})")
+    return tensor
+
+
 def _resized(name: str, table: Tensor, grid: Grid, own: Grid | None) -> Tensor:
     if table.ndim != 2:
         raise InputError(f"checkpoint: {name} is {tuple(table.shape)}, not a table (heads, H·W)")
-    return resize_bias(table, grid, own)
+    try:
+        return resize_bias(table, grid, own)
+    except InputError as error:
+        raise InputError(f"checkpoint: {name}: {error}") from None
 
 
 def _shaped(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
@@ -193,6 +219,8 @@ def load_model(path: Path | str) -> EfficientFormer:
     architecture = saved_architecture(path)
     if architecture is None:
         raise InputError(f"{path}: has no architecture in its header; it was not written by efficientformer")
+    if architecture.params > sum(tensor.numel() for tensor in tensors.values()):
+        raise InputError(f"{path}: its header describes {architecture.params} parameters, it holds fewer")
     model = EfficientFormer(architecture)
     load_checkpoint(model, tensors)
     return model.eval()

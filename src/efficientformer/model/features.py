@@ -40,6 +40,7 @@ class FeatureExtractor(Backbone):
         super().__init__(model.architecture, model.stem, stages)
         self.out_indices = tuple(wanted)
         self.pretrained_cfg = model.pretrained_cfg
+        self.train(model.training)
 
     @property
     def feature_info(self) -> FeatureInfo:

@@ -164,22 +164,24 @@ def _place(name: str, layout: Layout, first_attention: int | None) -> str:
 def family(architecture: Architecture) -> Family | None:
     """Which published code could hold these blocks: the first paper's, the second's, or neither."""
     rows = [[block.kind for block in stage.blocks] for stage in architecture.stages]
-    embeds, head = [stage.embed for stage in architecture.stages[1:]], architecture.head
-    early, last = [kind for row in rows[:3] for kind in row], rows[3]
-    attending = last.count("attention")
-    if (
-        set(early) <= {"pool"}
-        and last == ["pool"] * (len(last) - attending) + ["attention"] * attending
-        and attending  # without attention the authors' code has no flatten, and another head
-        and set(embeds) == {"embed"}
-        and head == "head"
+    outside = [stage.embed for stage in architecture.stages[1:]] + [architecture.head]
+    attends = rows[3].count("attention")  # at least one: without, the authors' code has another head
+    if outside == ["embed", "embed", "embed", "head"] and attends:
+        plain = all(set(row) <= {"pool"} for row in rows[:3])
+        return "v1" if plain and rows[3] == _ending(rows[3], "pool", "attention", attends) else None
+    attends = rows[3].count("attention2d")
+    if outside == ["embed", "embed", "embed_attention", "head2d"] and all(
+        row == _ending(row, "ffn", kind, attends if kind else 0)
+        for row, kind in zip(rows, ("", "", "attention2d_strided", "attention2d"), strict=True)
     ):
-        return "v1"
-    allowed = ({"ffn"}, {"ffn"}, {"ffn", "attention2d_strided"}, {"ffn", "attention2d"})
-    plain_embeds = embeds == ["embed", "embed", "embed_attention"]
-    if head == "head2d" and plain_embeds and all(set(r) <= a for r, a in zip(rows, allowed, strict=True)):
         return "v2"
     return None
+
+
+def _ending(row: list[str], first: str, last: str, count: int) -> list[str]:
+    """A row of the same length whose last `count` blocks are of another kind than the first."""
+    ending = min(count, len(row))
+    return [first] * (len(row) - ending) + [last] * ending
 
 
 def names(architecture: Architecture, entries: Iterable[str], layout: Layout) -> dict[str, str]:

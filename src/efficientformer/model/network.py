@@ -8,7 +8,8 @@ is here under the names timm gave it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class Stage(nn.Module):
         for block in self.blocks.values():
             x = self._in_layout(x, cast(LayerModule, block).layout)
             if self.grad_checkpointing and self.training:
-                x = cast(Tensor, checkpoint(block, x, use_reentrant=False))
+                x = cast(Tensor, checkpoint(block, x, use_reentrant=False, context_fn=_once(block)))
             else:
                 x = block(x)
         return x
@@ -53,6 +54,25 @@ class Stage(nn.Module):
     def as_map(self, x: Tensor) -> Tensor:
         """The stage's output as (B, C, H, W)."""
         return as_map(x, self.grid) if x.ndim == 3 else x
+
+
+def _once(block: nn.Module) -> Callable[[], tuple[AbstractContextManager, AbstractContextManager]]:
+    """For checkpointing: batch norms take a batch into their running statistics at its first pass only."""
+    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+
+    @contextmanager
+    def second_pass() -> Generator[None]:
+        kept = [(norm, norm.momentum, cast(Tensor, norm.num_batches_tracked).clone()) for norm in norms]
+        for norm in norms:
+            norm.momentum = 0.0
+        try:
+            yield
+        finally:
+            for norm, momentum, batches in kept:
+                norm.momentum = momentum
+                cast(Tensor, norm.num_batches_tracked).copy_(batches)
+
+    return lambda: (nullcontext(), second_pass())
 
 
 class Backbone(nn.Module):
@@ -127,8 +147,11 @@ class Backbone(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Parameter groups for layer-wise learning rates, as timm's optimiser factory takes them."""
-        blocks = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)(?:\.embed|\.blocks\.(\d+))"
-        return {"stem": r"^stem", "blocks": [(blocks, None), (r"^head\.norm", (99999,))]}
+        last = (r"^head\.norm", (99999,))
+        if coarse:
+            return {"stem": r"^stem", "blocks": [(r"^stages\.(\d+)", None), last]}
+        embeds, blocks = (r"^stages\.(\d+)\.embed", (-1,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)
+        return {"stem": r"^stem", "blocks": [embeds, blocks, last]}
 
 
 class EfficientFormer(Backbone):

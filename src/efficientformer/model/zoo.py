@@ -131,10 +131,11 @@ def _suggest(name: str) -> str:
 def _load(model: EfficientFormer, path: Path, *, new_classifiers: bool) -> None:
     """Weights for 3 channels and their own number of classes into a network that may have others."""
     weights = read_weights(path)
-    classes = {len(tensor) for name, tensor in weights.tensors.items() if _is_classifier_bias(name)}
+    biases = (t for name, t in weights.tensors.items() if _is_classifier_bias(name))
+    classes = {len(bias) for bias in biases if bias.ndim == 1}
     channels = model.architecture.in_channels
     for name, tensor in weights.tensors.items():
-        if _is_first_convolution(name) and tensor.ndim == 4 and tensor.shape[1] != channels:
+        if _is_first_convolution(name) and tensor.ndim == 4 and tensor.shape[1] == 3 != channels:
             from timm.models import adapt_input_conv
 
             weights.tensors[name] = adapt_input_conv(channels, tensor)

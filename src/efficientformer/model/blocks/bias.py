@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from efficientformer.errors import InputError
 
 Grid = tuple[int, int]
+MAX_POSITIONS = 16_384  # the indices of all pairs are then 2 GiB
 
 
 class BiasTable(nn.Module):
@@ -41,7 +42,15 @@ class BiasTable(nn.Module):
 
 
 def bias_indices(height: int, width: int, query_stride: int = 1) -> Tensor:
-    """(queries, keys) indices into a table for a grid of tokens: |Δrow|·width + |Δcolumn|."""
+    """(queries, keys) indices into a table for a grid of tokens: |Δrow|·width + |Δcolumn|.
+
+    Raises:
+        InputError: if there would be too many.
+    """
+    if height * width > MAX_POSITIONS:
+        raise InputError(
+            f"attention over {height}×{width} positions has a bias for each pair: at most {MAX_POSITIONS} fit"
+        )
     rows, columns = torch.arange(height), torch.arange(width)
     keys = torch.cartesian_prod(rows, columns)
     queries = torch.cartesian_prod(rows[::query_stride], columns[::query_stride])
@@ -66,8 +75,8 @@ def resize_bias(table: Tensor, grid: Grid, own: Grid | None = None) -> Tensor:
     heads, entries = table.shape
     if own is None:
         own = grid if entries == grid[0] * grid[1] else (round(entries**0.5),) * 2
-    if own[0] * own[1] != entries:
-        raise InputError(f"checkpoint: an attention-bias table of {entries} entries is of no square grid")
+    if own[0] * own[1] != entries or not heads * entries:
+        raise InputError(f"an attention-bias table of {entries} entries is of no square grid")
     if own == grid:
         return table
     square = table.view(1, heads, *own).float()
