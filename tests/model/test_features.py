@@ -134,9 +134,6 @@ def test_create_model_makes_extractors(
     assert extractor.pretrained_cfg["architecture"] == "tiny"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="FeatureExtractor.training is True though every part of it is in evaluation"
-)
 @pytest.mark.parametrize("training", [True, False])
 def test_an_extractor_is_in_the_mode_its_network_was_in(training: bool) -> None:
     assert not create_model("efficientformerv2_s0", features_only=True).training

@@ -400,9 +400,6 @@ def test_a_network_that_a_layout_has_no_place_for_is_refused(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="family() looks at kinds only; the authors' blocks attend last, timm's too"
-)
 def test_a_v2_whose_attending_blocks_do_not_stand_last_is_refused() -> None:
     assert family(changed(S0, (3, 1, "attention2d"), (3, 3, "ffn"))) is None
 

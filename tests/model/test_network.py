@@ -353,7 +353,6 @@ def test_checkpointing_gives_the_same_gradients(architecture: Architecture) -> N
     assert not any(stage.grad_checkpointing for stage in saving.stages)
 
 
-@pytest.mark.xfail(strict=True, reason="a batch norm that is run again counts its batch twice (timm's too)")
 @FAMILIES
 def test_checkpointing_runs_batch_norms_statistics_once(architecture: Architecture) -> None:
     plain, saving = randomised(architecture).train(), randomised(architecture).train()
@@ -389,9 +388,6 @@ def test_bias_tables_and_vectors_do_not_decay(architecture: Architecture) -> Non
         assert decay == (0.0 if spared else 0.05), name
 
 
-@pytest.mark.xfail(
-    strict=True, reason="group_matcher's optional group is None for embeddings: TypeError in timm"
-)
 @FAMILIES
 def test_layer_wise_rates_rise_from_the_stem_to_the_head(architecture: Architecture) -> None:
     network = randomised(architecture)

@@ -132,7 +132,7 @@ def _load(model: EfficientFormer, path: Path, *, new_classifiers: bool) -> None:
     """Weights for 3 channels and their own number of classes into a network that may have others."""
     weights = read_weights(path)
     biases = (t for name, t in weights.tensors.items() if _is_classifier_bias(name))
-    classes = {len(bias) for bias in biases if bias.ndim == 1}
+    classes = {len(bias) if bias.ndim == 1 else model.num_classes for bias in biases}  # or is refused
     channels = model.architecture.in_channels
     for name, tensor in weights.tensors.items():
         if _is_first_convolution(name) and tensor.ndim == 4 and tensor.shape[1] == 3 != channels:
