@@ -33,7 +33,7 @@ from efficientformer.files import write_atomically
 from efficientformer.latency.measure import Measurement, measure
 from efficientformer.latency.runtimes import RUNTIMES, Traced
 from efficientformer.latency.target import Target
-from efficientformer.latency.untrained import randomise_norms
+from efficientformer.latency.untrained import randomise_vectors
 
 RESULTS = Path(__file__).with_name("results")
 ENGINES = ("onnxruntime", "openvino", "eager", "compiled")
@@ -67,7 +67,7 @@ def networks(name: str) -> tuple[nn.Module, ef.EfficientFormer]:
 
     torch.manual_seed(0)
     ours = ef.EfficientFormer(ef.PRESETS[name], layer_scale_init=0.5).eval()
-    randomise_norms(ours)
+    randomise_vectors(ours)
     theirs = timm.create_model(name).eval()
     theirs.load_state_dict(ef.to_layout(ours, "timm"))
     return theirs.requires_grad_(False), ours

@@ -186,7 +186,7 @@ def with_first_stage(stage: Stage) -> Callable[[], Architecture]:
         (replaced(input_size=(224, 225)), "pad to 224×256"),
         (replaced(input_size=(0, 32)), "pad to 32×32"),
         (replaced(input_size=(-64, 32)), "pad to 32×32"),
-        (replaced(input_size=(224.0, 224.0)), "give height and width in whole pixels"),
+        (replaced(input_size=(224.0, 224.0)), "in whole pixels"),
         (replaced(input_size=(32, 32, 32)), "input size 32×32×32"),
         (replaced(input_size=(32,)), "input size 32"),
         (replaced(activation="tanh"), "unknown activation 'tanh'; known: gelu, relu"),

@@ -151,7 +151,7 @@ def test_the_table_names_pictures_classes_and_probabilities(
         (["a.png", "--model", "."], "holds no finished run"),
         (["a.png", "--model", "a.png"], "a.png"),
         (["a.png", "--model", "efficientformer_l1", "--pretrained", "no.pth"], "no.pth: no such file"),
-        (["a.png", "--model", "bare.safetensors"], "has no classifier"),
+        (["a.png", "--model", "bare.safetensors"], "gives features, not classes"),
     ],
 )
 def test_what_cannot_be_predicted_is_one_line(

@@ -20,7 +20,7 @@ from efficientformer.model.pretrained import create_transform  # noqa: E402
 from efficientformer.model.zoo import create_model, list_models  # noqa: E402
 from efficientformer.presets import PRESETS  # noqa: E402
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "PRESETS",

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from efficientformer.errors import InputError
-from efficientformer.layers import BLOCKS, EMBEDS, HEADS, KINDS, Attention, Layer, Macs
+from efficientformer.layers import BLOCKS, EMBEDS, HEADS, KINDS, MAX_POSITIONS, Attention, Layer, Macs
 
 FORMAT = "efficientformer.architecture/1"
 STRIDE = 32
@@ -233,6 +233,12 @@ def _validate(architecture: Architecture) -> None:
         raise InputError(f"architecture: distilled is true or false, not {architecture.distilled!r}")
     for index, stage in enumerate(architecture.stages):
         _validate_stage(index, stage, architecture.grid(index))
+    for layer in architecture.layers():
+        height, width = layer.bias_grid or (0, 0)
+        if height * width > MAX_POSITIONS:
+            raise InputError(
+                f"architecture: {layer} would attend over {height * width} positions; {MAX_POSITIONS} fit"
+            )
 
 
 def _validate_stage(index: int, stage: Stage, grid: tuple[int, int]) -> None:
@@ -271,8 +277,10 @@ def check_input_size(size: tuple[int, int]) -> None:
     Raises:
         InputError: naming the padded size to use instead.
     """
-    if any(isinstance(side, bool) or not isinstance(side, int) for side in size):
-        raise InputError(f"input size {size!r}: give height and width in whole pixels")
+    if not isinstance(size, tuple) or any(
+        isinstance(side, bool) or not isinstance(side, int) for side in size
+    ):
+        raise InputError(f"input size {size!r}: give (height, width) in whole pixels")
     if len(size) != 2 or any(side < STRIDE or side % STRIDE for side in size):
         padded = "×".join(str(max(1, -(-side // STRIDE)) * STRIDE) for side in size)
         given = "×".join(str(side) for side in size)

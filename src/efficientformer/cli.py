@@ -23,7 +23,6 @@ from efficientformer.latency.runtimes import RUNTIMES
 from efficientformer.latency.subjects import read_architecture, subject
 from efficientformer.latency.target import Target, fingerprint
 from efficientformer.model.card import model_card
-from efficientformer.model.network import both_sides
 from efficientformer.model.zoo import list_models
 from efficientformer.pipeline.demo import demo_job, write_digits
 from efficientformer.pipeline.job import Job
@@ -112,7 +111,7 @@ def models(pattern: str = "*", *, input_size: int = 224, as_json: Json = False) 
     names = list_models(pattern)
     if not names:
         raise InputError(f"no model matches {pattern!r}; known: {', '.join(list_models())}")
-    cards = [model_card(name, both_sides(input_size)) for name in names]
+    cards = [model_card(name, input_size) for name in names]
     if as_json:
         _print_json([card.to_json() for card in cards])
     else:

@@ -1,7 +1,7 @@
 """The pieces an architecture is made of, and what each costs: `Layer` and the `KINDS` there are.
 
 Pure data: no torch here. A kind's parameters and multiply-accumulates are counted from its shape alone.
-To add a kind of block: its counts here in `KINDS`, its module in `model/blocks/`.
+To add a kind of block: its counts in `KINDS` here, its module in `MODULES` (`model/blocks/`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Literal
 from efficientformer.errors import InputError
 
 Layout = Literal["map", "tokens"]  # (B, C, H, W), and (B, H·W, C)
+MAX_POSITIONS = 16_384
+"""Positions that a layer may attend over: each pair has its bias, and the indices of all are then 2 GiB."""
 Role = Literal["stem", "embed", "block", "head"]
 
 
@@ -110,6 +112,17 @@ class Layer:
         stride = KINDS[self.kind].key_stride
         return (self.height // stride, self.width // stride) if stride else None
 
+    @property
+    def attention_shape(self) -> Attention:
+        """Its heads and dimensions.
+
+        Raises:
+            InputError: if it was described without.
+        """
+        if self.attention is None:
+            raise InputError(f"{self}: a layer that attends needs its `attention` shape")
+        return self.attention
+
     def key(self) -> str:
         """The layer as canonical JSON: equal layers, equal keys."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
@@ -161,12 +174,6 @@ def _hidden(layer: Layer) -> int:
     return layer.expansion * layer.in_width
 
 
-def _shape(layer: Layer) -> Attention:
-    if layer.attention is None:
-        raise InputError(f"{layer}: a layer that attends needs its `attention` shape")
-    return layer.attention
-
-
 def _products(shape: Attention, queries: int, keys: int) -> int:
     return queries * keys * (shape.key_width + shape.value_width)
 
@@ -199,7 +206,7 @@ def _pool_params(layer: Layer) -> int:
 
 
 def _attention_params(layer: Layer) -> int:
-    shape, width, hidden = _shape(layer), layer.in_width, _hidden(layer)
+    shape, width, hidden = layer.attention_shape, layer.in_width, _hidden(layer)
     qkv = (width + 1) * shape.qkv_width + shape.heads * _pixels(layer)
     proj = (shape.value_width + 1) * width
     mlp = 2 * width * hidden + hidden + width
@@ -207,7 +214,7 @@ def _attention_params(layer: Layer) -> int:
 
 
 def _attention_macs(layer: Layer) -> Macs:
-    shape, tokens = _shape(layer), _pixels(layer)
+    shape, tokens = layer.attention_shape, _pixels(layer)
     projections = tokens * layer.in_width * (shape.qkv_width + shape.value_width)
     return Macs(linear=projections + _mlp_macs(layer), attention=_products(shape, tokens, tokens))
 
@@ -222,7 +229,7 @@ def _ffn_macs(layer: Layer) -> Macs:
 
 
 def _attention2d_params(layer: Layer) -> int:
-    shape, width, grid = _shape(layer), layer.in_width, layer.bias_grid or (0, 0)
+    shape, width, grid = layer.attention_shape, layer.in_width, layer.bias_grid or (0, 0)
     qkv = _conv_bn(width, shape.key_width) * 2 + _conv_bn(width, shape.value_width)
     local = _conv_bn(1, shape.value_width, 3)
     talking = 2 * (shape.heads + 1) * shape.heads
@@ -233,7 +240,7 @@ def _attention2d_params(layer: Layer) -> int:
 
 
 def _attention2d_macs(layer: Layer) -> Macs:
-    shape, width, grid = _shape(layer), layer.in_width, layer.bias_grid or (0, 0)
+    shape, width, grid = layer.attention_shape, layer.in_width, layer.bias_grid or (0, 0)
     tokens = grid[0] * grid[1]
     convolution = tokens * (width * shape.qkv_width + 9 * shape.value_width)
     convolution += 2 * shape.heads**2 * tokens**2  # the talking heads
@@ -243,7 +250,7 @@ def _attention2d_macs(layer: Layer) -> Macs:
 
 
 def _embed_attention_params(layer: Layer) -> int:
-    shape, width = _shape(layer), layer.in_width
+    shape, width = layer.attention_shape, layer.in_width
     query = 10 * width + _conv_bn(width, shape.key_width)
     key_value = _conv_bn(width, shape.key_width) + _conv_bn(width, shape.value_width)
     local = _conv_bn(1, shape.value_width, 3)
@@ -259,7 +266,7 @@ def _embed_attention_params(layer: Layer) -> int:
 
 
 def _embed_attention_macs(layer: Layer) -> Macs:
-    shape, width, keys = _shape(layer), layer.in_width, _pixels(layer)
+    shape, width, keys = layer.attention_shape, layer.in_width, _pixels(layer)
     queries = keys // 4
     convolution = queries * width * (9 + shape.key_width) + keys * width * (
         shape.key_width + shape.value_width

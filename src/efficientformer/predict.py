@@ -22,7 +22,7 @@ from efficientformer.files import read_json
 from efficientformer.model.checkpoint import load_model
 from efficientformer.model.deploy import fold
 from efficientformer.model.network import EfficientFormer, both_sides
-from efficientformer.model.pretrained import create_transform, pretrained_cfg
+from efficientformer.model.pretrained import create_transform
 from efficientformer.model.zoo import create_model
 from efficientformer.presets import PRESETS
 
@@ -107,15 +107,13 @@ def predictor(model: str, pretrained: str | None = None, input_size: int | None 
                 "the published ones"
             )
         network = create_model(model, True if pretrained == "hub" else pretrained)
-        return _ready(network, None, input_size)
+        return _ready(network, input_size)
     if pretrained:
         raise InputError(f"{model} has its own weights; --pretrained is for presets")
     if path.is_dir():
         return _of_run(path, input_size)
     if path.is_file():
-        network = load_model(path)
-        network.pretrained_cfg = pretrained_cfg(network.architecture)
-        return _ready(network, None, input_size)
+        return _ready(load_model(path), input_size)
     known = f"a run's folder, a .safetensors file or one of {', '.join(PRESETS)}"
     raise InputError(f"model {model!r} is not known; give {known}")
 
@@ -138,12 +136,12 @@ def _of_run(run: Path, input_size: int | None) -> Predictor:
     return Predictor(fold(network), prepare, about["classes"])
 
 
-def _ready(network: EfficientFormer, classes: Sequence[str] | None, input_size: int | None) -> Predictor:
+def _ready(network: EfficientFormer, input_size: int | None) -> Predictor:
     if input_size:
         network.set_input_size(both_sides(input_size))
-    if not network.num_classes:
-        raise InputError("this network has no classifier (num_classes 0): nothing to predict with")
-    names = classes or _class_names(network.num_classes)
+    if not network.num_classes or not network.architecture.global_pool:
+        raise InputError("this network gives features, not classes (num_classes 0, or global_pool empty)")
+    names = _class_names(network.num_classes)
     return Predictor(fold(network), cast(Callable[[Image.Image], Tensor], create_transform(network)), names)
 
 

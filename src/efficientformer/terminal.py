@@ -128,18 +128,17 @@ def models_table(cards: Sequence[ModelCard]) -> Table:
     table = _table(title, columns)
     table.columns[-1].justify = "left"
     for card in cards:
-        first, *others = card.published.values()
+        first, *others = [(f"{one.top1:.1f}", one.source) for one in card.published.values()] or [("", "")]
         macs = (card.macs.total, card.macs.convolution, card.macs.linear, card.macs.attention)
         table.add_row(
             card.name,
             f"{card.params / 1e6:.2f} M",
             *(f"{count / 1e9:.3f}" for count in macs),
             f"{card.inference_bytes / 1e6:.1f}",
-            f"{first.top1:.1f}",
-            first.source,
+            *first,
         )
         for other in others:
-            table.add_row("", *[""] * 6, f"{other.top1:.1f}", other.source)
+            table.add_row("", *[""] * 6, *other)
     return table
 
 

@@ -62,9 +62,7 @@ def test_the_artefact_is_its_own_proof(exported: Exported) -> None:
 def test_what_can_be_melted_is_not_in_the_graph(exported: Exported) -> None:
     operators = Counter(node.op_type for node in onnx.load(exported[1]).graph.node)
     assert operators["BatchNormalization"] == 0
-    assert (
-        operators["Conv"] == 2 + 3 + 4 * 2 + 2 * 4
-    )  # stem, embeddings, pooling, attention
+    assert operators["Conv"] == 2 + 3 + 4 * 2 + 2 * 4  # stem, embeddings, pooling, attention
     assert operators["Softmax"] == 2
     assert operators["AveragePool"] == 4
     assert operators["Gather"] == 0  # the attention bias is looked up once, before

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from efficientformer import Layer, fold
-from efficientformer.latency.untrained import deployed_layer, input_shape, randomise_norms, untrained
+from efficientformer.latency.untrained import deployed_layer, input_shape, randomise_vectors, untrained
 from efficientformer.model.blocks import build_layer
 from efficientformer.model.blocks.base import LayerScale
 from tests.strategies import randomised, tiny
@@ -38,7 +38,7 @@ def test_a_timed_layer_is_folded_and_the_same_each_time(layer: Layer) -> None:
 @by_kind
 def test_no_norm_or_scale_can_be_left_out_by_a_converter(layer: Layer) -> None:
     built = build_layer(layer)
-    randomise_norms(built)
+    randomise_vectors(built)
     assert scale_free(built)
     assert all(within(*one) for one in scale_free(built))
 

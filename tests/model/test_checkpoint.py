@@ -252,7 +252,7 @@ def renamed(tensors: Tensors, old: str, new: str) -> Tensors:
             r"head\.classifier\.weight is \(5, 16\), this network needs \(3, 16\)",
         ),
         (lambda t: t | {"stem.norm1.running_var": torch.ones(5)}, r"stem\.norm1\.running_var is \(5,\)"),
-        (lambda t: t | {BIASES: torch.zeros(2, 5)}, "5 entries is of no square grid"),
+        (lambda t: t | {BIASES: torch.zeros(2, 5)}, "5 entries is of no grid of"),
         (lambda t: t | {BIASES: torch.zeros(3, 4)}, r"attention_biases is \(3, 1\).*needs \(2, 1\)"),
     ],
 )

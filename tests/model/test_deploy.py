@@ -135,7 +135,7 @@ def test_layer_scales_that_leave_nothing_to_divide_by_are_left_alone(gamma: floa
     assert torch.allclose(given, wanted, rtol=1e-8, equal_nan=True)
 
 
-@pytest.mark.parametrize("gamma", [1e-5, 0.5, 0.999, -3.0, 40.0])
+@pytest.mark.parametrize("gamma", [1e-5, 0.5, 0.8, -3.0, 8.0])
 def test_layer_scales_of_any_common_size_are_exact(gamma: float) -> None:
     architecture = dataclasses.replace(
         pooling((4, 6, 6, 8), (3, 2, 3, 3)), input_size=(64, 64), num_classes=2

@@ -61,12 +61,22 @@ def same(tensors: Tensors, others: Tensors) -> bool:
 @pytest.mark.parametrize("name", [*V1, *V2])
 def test_timms_entries_are_timms(name: str, distilled: bool) -> None:
     with torch.device("meta"):
-        theirs = timm.create_model(name, **({} if name in V1 else {"distillation": distilled}))
+        theirs = timm.create_model(name)
     ours = on_meta(dataclasses.replace(PRESETS[name], distilled=distilled))
-    wanted = shapes(theirs.state_dict())
-    if not distilled:  # the first paper's have two classifiers always
-        wanted = {name: shape for name, shape in wanted.items() if not name.startswith("head_dist")}
-    assert shapes(to_layout(ours, "timm")) == wanted
+    assert shapes(to_layout(ours, "timm")) == shapes(theirs.state_dict())
+
+
+@pytest.mark.parametrize("layout", ["official", "timm"])
+def test_a_single_classifier_is_written_twice_and_comes_back(layout: layouts.Layout) -> None:
+    architecture = dataclasses.replace(
+        pooling((4, 6, 6, 8), (1, 1, 1, 2)), distilled=False, input_size=(32, 32)
+    )
+    network = randomised(architecture)
+    tensors, again = to_layout(network, layout), EfficientFormer(architecture)
+    second = {"official": "dist_head", "timm": "head_dist"}[layout]
+    assert torch.equal(tensors["head.weight"], tensors[f"{second}.weight"])
+    load_checkpoint(again, tensors)
+    assert torch.equal(again.head.classifier.weight, network.head.classifier.weight)
 
 
 # transformers
@@ -232,7 +242,7 @@ def test_the_authors_entries_are_those_of_the_tables(
 ) -> None:
     architecture = dataclasses.replace(PRESETS[name], distilled=distilled)
     table = official_v1 if name in V1 else official_v2
-    wanted = list(table(architecture.depths, attending, distilled))
+    wanted = list(table(architecture.depths, attending, True))  # theirs have two always
     assert len(wanted) == len(set(wanted))
     assert set(to_layout(on_meta(architecture), "official")) == set(wanted)
     if count and distilled:
@@ -313,7 +323,7 @@ def test_the_authors_entries_are_those_of_the_tables_for_every_network(
     architecture = dataclasses.replace(data.draw(of_family(which)), num_classes=2)
     table = official_v1 if which == "v1" else official_v2
     attending = sum(block.kind.startswith("attention") for block in architecture.stages[3].blocks)
-    wanted = set(table(architecture.depths, attending, architecture.distilled))
+    wanted = set(table(architecture.depths, attending, True))
     assert set(to_layout(on_meta(architecture), "official")) == wanted
 
 

@@ -238,7 +238,7 @@ def test_classes_that_are_no_number_are_refused(classes: Any) -> None:
 def test_distilled_training_needs_a_second_classifier() -> None:
     network = randomised(tiny(distilled=False))
     network.set_distilled_training(False)
-    with pytest.raises(InputError, match="needs a second classifier: build with distilled=True"):
+    with pytest.raises(InputError, match="needs two classifiers: distilled=True"):
         network.set_distilled_training()
 
 

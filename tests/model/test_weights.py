@@ -21,7 +21,7 @@ from torch import Tensor
 
 from efficientformer import PRESETS, EfficientFormer, InputError, create_model, load_checkpoint, load_model
 from efficientformer.model import weights
-from efficientformer.model.checkpoint import read_weights
+from efficientformer.model.checkpoint import read_checkpoint
 from efficientformer.model.weights import read_about, read_tensors, save_tensors
 from tests.model.files import (
     BIASES,
@@ -102,7 +102,7 @@ def test_a_damaged_file_is_read_or_refused(
     at = int(place * len(content))
     path.write_bytes(content[:at] + value + content[at + (0 if insert else len(value)) :])
     try:
-        tensors = read_weights(path).tensors
+        tensors = read_checkpoint(path).tensors
     except InputError as error:
         assert "\n" not in str(error)
     else:

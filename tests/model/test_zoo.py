@@ -41,7 +41,7 @@ V2 = ["efficientformerv2_l", "efficientformerv2_s0", "efficientformerv2_s1", "ef
     ],
 )
 def test_list_models(pattern: Patterns, exclude: Patterns, expected: list[str]) -> None:
-    assert list_models(pattern, exclude=exclude) == expected
+    assert list_models(pattern, exclude_filters=exclude) == expected
 
 
 def test_published_weights_are_listed_by_their_tags() -> None:

@@ -7,12 +7,13 @@ branches out. So norms and LayerScales are drawn away from 0 and 1.
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from efficientformer.architecture import Architecture
 from efficientformer.layers import Layer
 from efficientformer.model.blocks import build_layer
 from efficientformer.model.blocks.base import LayerScale
+from efficientformer.model.blocks.bias import BiasTable
 from efficientformer.model.blocks.pool import FoldedPoolBlock, rescaled
 from efficientformer.model.network import EfficientFormer
 
@@ -30,15 +31,15 @@ def deployed_layer(layer: Layer) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module = build_layer(layer, layer_scale_init=0.5).eval()
-        randomise_norms(module)
+        randomise_vectors(module)
         deployed = module.fold()
         if isinstance(deployed, FoldedPoolBlock):  # as it stands in a network
             deployed, _ = rescaled(deployed, torch.full((layer.in_width,), 0.5))
         return deployed.eval()
 
 
-def randomise_norms(module: nn.Module) -> None:
-    """Give every vector of a norm values between 0.5 and 1, of a LayerScale between 0.1 and 0.3.
+def randomise_vectors(module: nn.Module) -> None:
+    """Give norms values between 0.5 and 1, LayerScales between 0.1 and 0.3, biases small ones but no zeros.
 
     A deployed stream is scaled by 1 − γ in every pooling block (`model/deploy.py`): γ near 1 would end that.
     """
@@ -46,8 +47,16 @@ def randomise_norms(module: nn.Module) -> None:
         for part in module.modules():
             low, high = (0.1, 0.3) if isinstance(part, LayerScale) else (0.5, 1.0)
             for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
-                if tensor.ndim == 1 and tensor.is_floating_point() and not isinstance(part, _WEIGHTED):
+                if isinstance(part, (nn.Linear, nn.Conv2d, BiasTable)):
+                    if tensor is getattr(part, "bias", None) or isinstance(part, BiasTable):
+                        _small(tensor)
+                elif tensor.ndim == 1 and tensor.is_floating_point():
                     tensor.uniform_(low, high)
+
+
+def _small(tensor: Tensor) -> None:
+    if tensor.is_floating_point():
+        tensor.uniform_(0.01, 0.1)
 
 
 def untrained(architecture: Architecture) -> EfficientFormer:
@@ -55,8 +64,5 @@ def untrained(architecture: Architecture) -> EfficientFormer:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = EfficientFormer(architecture, layer_scale_init=0.5).eval()
-        randomise_norms(network)
+        randomise_vectors(network)
     return network
-
-
-_WEIGHTED = (nn.Linear, nn.Conv2d)

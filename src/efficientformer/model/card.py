@@ -20,8 +20,8 @@ from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
 from efficientformer.layers import Macs
 from efficientformer.model.deploy import fold
-from efficientformer.model.network import EfficientFormer
-from efficientformer.model.pretrained import WEIGHTS, Weights
+from efficientformer.model.network import EfficientFormer, both_sides
+from efficientformer.model.pretrained import WEIGHTS, Published
 from efficientformer.presets import PRESETS
 
 
@@ -47,7 +47,7 @@ class ModelCard:
     macs: Macs
     inference_bytes: int
     training_bytes: int
-    published: dict[str, Weights]
+    published: dict[str, Published]
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON document."""
@@ -55,24 +55,25 @@ class ModelCard:
         return {**dataclasses.asdict(self), "macs": macs}
 
 
-def model_card(name: str, input_size: tuple[int, int] = (224, 224)) -> ModelCard:
+def model_card(name: str, input_size: int | tuple[int, int] = 224) -> ModelCard:
     """A preset's card. Nothing is computed but shapes; no weights are needed.
 
     Raises:
         InputError: for an unknown name, or an input size that does not divide.
     """
-    if name not in PRESETS:
+    preset, size = name.partition(".")[0], both_sides(input_size)
+    if preset not in PRESETS:
         raise InputError(f"unknown model {name!r}; known: {', '.join(PRESETS)}")
-    architecture = dataclasses.replace(PRESETS[name], input_size=input_size)
+    architecture = dataclasses.replace(PRESETS[preset], input_size=size)
     return ModelCard(
         name,
         str(architecture),
-        input_size,
+        size,
         architecture.params,
         architecture.macs_by_operator,
         inference_bytes(architecture),
         training_bytes(architecture),
-        WEIGHTS.get(name, {}),
+        WEIGHTS.get(preset, {}),
     )
 
 

@@ -13,7 +13,8 @@ from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
 from efficientformer.model import layouts
 from efficientformer.model.blocks.bias import Grid, resize_bias
-from efficientformer.model.network import EfficientFormer
+from efficientformer.model.network import EfficientFormer, check_whole
+from efficientformer.model.pretrained import pretrained_cfg
 from efficientformer.model.weights import read_about, read_tensors, save_tensors
 
 _DERIVED = ("attention_bias_idxs", "num_batches_tracked")  # made anew, not weights
@@ -39,12 +40,12 @@ def load_checkpoint(
         InputError: naming the first entry that is missing, unknown or of the wrong shape. The network is then
             as it was.
     """
-    weights = Weights(dict(source)) if isinstance(source, Mapping) else read_weights(Path(source))
+    weights = Checkpoint(dict(source)) if isinstance(source, Mapping) else read_checkpoint(Path(source))
     fill(model, weights, keep_classifiers=keep_classifiers)
 
 
 @dataclass
-class Weights:
+class Checkpoint:
     """What a file holds.
 
     Attributes:
@@ -56,18 +57,19 @@ class Weights:
     grids: dict[str, Grid] = field(default_factory=dict)
 
 
-def read_weights(path: Path) -> Weights:
+def read_checkpoint(path: Path) -> Checkpoint:
     """The weights of a file.
 
     Raises:
         InputError: if it cannot be read or holds something else.
     """
     tensors = read_tensors(path)
-    return Weights(tensors, _grids(saved_architecture(path)))
+    return Checkpoint(tensors, _grids(saved_architecture(path)))
 
 
-def fill(model: EfficientFormer, weights: Weights, *, keep_classifiers: bool = False) -> None:
+def fill(model: EfficientFormer, weights: Checkpoint, *, keep_classifiers: bool = False) -> None:
     """`load_checkpoint` of weights that were read already."""
+    check_whole(model)
     tensors = _unwrapped(weights.tensors)
     wanted = {k: v for k, v in model.state_dict().items() if not k.endswith(_DERIVED)}
     layout = layouts.recognise(tensors)
@@ -95,12 +97,21 @@ def to_layout(model: EfficientFormer, layout: layouts.Layout) -> dict[str, Tenso
 
     Args:
         model: of the first paper's blocks, or of EfficientFormerV2's (no transformers layout exists for it).
+            Where the layout's code has two classifiers always, a single one is written twice. timm builds
+            the first paper's networks for 224 px only: call `set_input_size(224)` before.
         layout: `official` (the authors'; their files hold it under "model"), `timm` or `transformers`.
 
     Raises:
         InputError: if the layout's code has no such network.
     """
+    check_whole(model)
     entries = dict(model.state_dict())
+    if layout != "transformers":  # it alone has networks of one classifier; twice the same one is the same
+        entries |= {
+            second: entries[first]
+            for first, second in zip(_HEADS[:2], _HEADS[2:], strict=True)
+            if first in entries and second not in entries
+        }
     if layouts.has_indices(model.architecture, layout):
         entries |= {name: buffer for name, buffer in model.named_buffers() if name.endswith(_DERIVED[0])}
     names = layouts.names(model.architecture, entries, layout)
@@ -204,12 +215,19 @@ def _shaped(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
 
 
 def save_model(path: Path | str, model: EfficientFormer) -> None:
-    """A network's weights with its architecture, in one safetensors file."""
+    """A network's weights with its architecture, in one safetensors file.
+
+    Raises:
+        InputError: if the file would have another ending, or the network is a part of one only.
+    """
+    if Path(path).suffix != ".safetensors":
+        raise InputError(f"{path}: networks are saved as .safetensors")
+    check_whole(model)
     save_tensors(Path(path), model.state_dict(), {"architecture": model.architecture.to_json()})
 
 
 def load_model(path: Path | str) -> EfficientFormer:
-    """The network that `save_model` wrote, in evaluation mode.
+    """The network that `save_model` wrote, of the number type it had, in evaluation mode.
 
     Raises:
         InputError: if the file is not one of those.
@@ -221,6 +239,8 @@ def load_model(path: Path | str) -> EfficientFormer:
         raise InputError(f"{path}: has no architecture in its header; it was not written by efficientformer")
     if architecture.params > sum(tensor.numel() for tensor in tensors.values()):
         raise InputError(f"{path}: its header describes {architecture.params} parameters, it holds fewer")
-    model = EfficientFormer(architecture)
+    norm = tensors.get("head.norm.weight")
+    model = EfficientFormer(architecture).to(torch.float32 if norm is None else norm.dtype)
     load_checkpoint(model, tensors)
+    model.pretrained_cfg = pretrained_cfg(architecture)
     return model.eval()

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from efficientformer.layers import Layer
 from efficientformer.model.blocks import melt
 from efficientformer.model.blocks.pool import FoldedPoolBlock, WeightedPool, rescaled
-from efficientformer.model.network import EfficientFormer
+from efficientformer.model.network import EfficientFormer, check_whole
 
-LIMIT = 1e12  # a stream is rescaled by factors from 1/LIMIT to LIMIT; where γ needs more, blocks stay plain
-_WIDE = (torch.float32, torch.float64, torch.bfloat16)  # number types whose range holds such factors
+LIMIT = 1e3  # a stream is rescaled by factors from 1/LIMIT to LIMIT; where γ needs more, blocks stay plain
 
 
 def fold(network: EfficientFormer, *, rescale: bool = True) -> nn.Sequential:
@@ -31,17 +30,21 @@ def fold(network: EfficientFormer, *, rescale: bool = True) -> nn.Sequential:
     Args:
         network: of any architecture.
         rescale: let pooling blocks work on a rescaled stream. Leave it out where the stream's range matters,
-            as for int8; float16 leaves it out by itself.
+            as for int8; a float16 network leaves it out by itself (cast before folding, not after).
 
     Returns:
         its layers in order, one child per layer of the architecture, in evaluation mode.
     """
+    check_whole(network)
+    own = next(network.parameters()).dtype
     source = copy.deepcopy(network).eval()
+    if own in (torch.float16, torch.bfloat16):
+        source = source.float()  # melted in float32, rounded once
     with torch.no_grad():
         layers = [(layer, module.fold()) for _, layer, module in source.named_modules_of_layers()]
-        if rescale and next(source.parameters()).dtype in _WIDE:
+        if rescale and own != torch.float16:
             layers = _rescale(layers)
-    return nn.Sequential(*(module for _, module in layers)).eval().requires_grad_(False)
+    return nn.Sequential(*(module for _, module in layers)).to(own).eval().requires_grad_(False)
 
 
 Folded = list[tuple[Layer, nn.Module]]

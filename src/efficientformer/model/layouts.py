@@ -125,45 +125,48 @@ _TABLE: dict[tuple[Family, Layout], _Names] = {
 }
 
 
+_PLACES: dict[Layout, dict[str, str]] = {
+    "official": {"stem": "patch_embed.", "embed": "network.{odd}.", "block": "network.{even}.{counted}."},
+    "timm": {
+        "stem": "stem.",
+        "embed": "stages.{stage}.downsample.",
+        "block": "stages.{stage}.blocks.{counted}.",
+    },
+    "transformers": {
+        "stem": "patch_embed.",
+        "embed": "encoder.intermediate_stages.{odd}.",
+        "block": "encoder.intermediate_stages.{even}.meta4D_layers.blocks.{block}.",
+        "last": "encoder.last_stage.meta4D_layers.blocks.{block}.",
+        "attending": "encoder.last_stage.meta3D_layers.blocks.{attending}.",
+    },
+}
+"""What a layout puts before the inner names of our layers. Heads stand outside; the authors and timm count
+the flatten before the first attention block as a block of its own."""
+
+
 def _place(name: str, layout: Layout, first_attention: int | None) -> str:
-    """What a layout puts before the inner names of one of our layers."""
-    match name.split("."):
-        case ["stem"]:
-            prefixes = {"official": "patch_embed.", "timm": "stem.", "transformers": "patch_embed."}
-            return prefixes[layout]
-        case ["stages", stage, "embed"]:
-            index = 2 * int(stage) - 1
-            return {
-                "official": f"network.{index}.",
-                "timm": f"stages.{stage}.downsample.",
-                "transformers": f"encoder.intermediate_stages.{index}.",
-            }[layout]
-        case ["stages", stage, "blocks", position]:
-            block = int(position)
-            flat = first_attention is not None and stage == "3" and block >= first_attention
-            if layout == "transformers":
-                last = (
-                    "encoder.last_stage."
-                    if stage == "3"
-                    else f"encoder.intermediate_stages.{2 * int(stage)}."
-                )
-                return last + (
-                    f"meta3D_layers.blocks.{block - (first_attention or 0)}."
-                    if flat
-                    else f"meta4D_layers.blocks.{block}."
-                )
-            counted = block + flat  # the flatten is counted as a block
-            return (
-                f"network.{2 * int(stage)}.{counted}."
-                if layout == "official"
-                else f"stages.{stage}.blocks.{counted}."
-            )
-    return ""  # the head
+    parts, places = name.split("."), _PLACES[layout]
+    if parts[0] != "stages":
+        return places.get(parts[0], "")
+    stage, block = int(parts[1]), int(parts[3]) if len(parts) > 3 else 0
+    attends = stage == 3 and first_attention is not None and block >= first_attention
+    role = "embed" if parts[2] == "embed" else "attending" if attends else "last" if stage == 3 else "block"
+    return places.get(role, places["block"]).format(
+        stage=stage,
+        odd=2 * stage - 1,
+        even=2 * stage,
+        block=block,
+        counted=block + attends,
+        attending=block - (first_attention or 0),
+    )
 
 
 def family(architecture: Architecture) -> Family | None:
     """Which published code could hold these blocks: the first paper's, the second's, or neither."""
     rows = [[block.kind for block in stage.blocks] for stage in architecture.stages]
+    stem = {"head": "relu", "head2d": "gelu"}[architecture.head]
+    if (architecture.activation, architecture.stem_activation) != ("gelu", stem):
+        return None  # no entry would show it
     outside = [stage.embed for stage in architecture.stages[1:]] + [architecture.head]
     attends = rows[3].count("attention")  # at least one: without, the authors' code has another head
     if outside == ["embed", "embed", "embed", "head"] and attends:

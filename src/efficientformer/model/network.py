@@ -8,11 +8,13 @@ is here under the names timm gave it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, cast
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from efficientformer.architecture import Architecture, check_input_size
@@ -41,7 +43,8 @@ class Stage(nn.Module):
         for block in self.blocks.values():
             x = self._in_layout(x, cast(LayerModule, block).layout)
             if self.grad_checkpointing and self.training:
-                x = cast(Tensor, checkpoint(block, x, use_reentrant=False, context_fn=_once(block)))
+                passes = partial(_passes, block)
+                x = cast(Tensor, checkpoint(block, x, use_reentrant=False, context_fn=passes))
             else:
                 x = block(x)
         return x
@@ -56,23 +59,26 @@ class Stage(nn.Module):
         return as_map(x, self.grid) if x.ndim == 3 else x
 
 
-def _once(block: nn.Module) -> Callable[[], tuple[AbstractContextManager, AbstractContextManager]]:
-    """For checkpointing: batch norms take a batch into their running statistics at its first pass only."""
-    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+def _passes(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    return nullcontext(), _SecondPass(block)
 
-    @contextmanager
-    def second_pass() -> Generator[None]:
-        kept = [(norm, norm.momentum, cast(Tensor, norm.num_batches_tracked).clone()) for norm in norms]
-        for norm in norms:
+
+class _SecondPass:
+    """While a block is run again for its gradient: its batch norms take no batch in a second time."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self._norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+        self._kept: list[tuple[float | None, Tensor]] = []
+
+    def __enter__(self) -> None:
+        self._kept = [(n.momentum, cast(Tensor, n.num_batches_tracked).clone()) for n in self._norms]
+        for norm in self._norms:
             norm.momentum = 0.0
-        try:
-            yield
-        finally:
-            for norm, momentum, batches in kept:
-                norm.momentum = momentum
-                cast(Tensor, norm.num_batches_tracked).copy_(batches)
 
-    return lambda: (nullcontext(), second_pass())
+    def __exit__(self, *_: object) -> None:
+        for norm, (momentum, batches) in zip(self._norms, self._kept, strict=True):
+            norm.momentum = momentum
+            cast(Tensor, norm.num_batches_tracked).copy_(batches)
 
 
 class Backbone(nn.Module):
@@ -83,6 +89,7 @@ class Backbone(nn.Module):
         self.architecture = architecture
         self.stem = stem
         self.stages = nn.ModuleList(stages)
+        self.pretrained_cfg: dict[str, Any] = {}
 
     def run_stages(self, x: Tensor, count: int | None = None) -> Iterator[Tensor]:
         """The outputs of the first `count` stages (all by default), as the stages give them.
@@ -140,6 +147,8 @@ class Backbone(nn.Module):
         for index, stage in enumerate(self.stages):
             cast(Stage, stage).grid = changed.grid(index)
         self.architecture = changed
+        if self.pretrained_cfg:
+            self.pretrained_cfg = {**self.pretrained_cfg, "input_size": (changed.in_channels, *size)}
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that weight decay must leave alone, beside the vectors."""
@@ -174,7 +183,6 @@ class EfficientFormer(Backbone):
         super().__init__(architecture, cast(Stem, built["stem"]), stages)
         self.head = cast(Head, built["head"])
         self.head.pooled = architecture.global_pool == "avg"
-        self.pretrained_cfg: dict[str, Any] = {}
         if drop_path_rate:
             self._set_drop_path(drop_path_rate)
 
@@ -209,6 +217,11 @@ class EfficientFormer(Backbone):
         return self.stage_info()
 
     @property
+    def head_hidden_size(self) -> int:
+        """The same: nothing stands between them and the classifiers."""
+        return self.num_features
+
+    @property
     def default_cfg(self) -> dict[str, Any]:
         """`pretrained_cfg` by its older name."""
         return self.pretrained_cfg
@@ -240,7 +253,6 @@ class EfficientFormer(Backbone):
         self,
         x: Tensor,
         indices: int | Sequence[int] | None = None,
-        *,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
@@ -305,7 +317,7 @@ class EfficientFormer(Backbone):
             InputError: if the network has no second classifier.
         """
         if enable and self.head.distillation is None:
-            raise InputError("distilled training needs a second classifier: build with distilled=True")
+            raise InputError("distilled training needs two classifiers: distilled=True, and num_classes")
         self.head.distilled_training = enable
 
 
@@ -313,6 +325,16 @@ def _stage(architecture: Architecture, index: int, built: Mapping[str, LayerModu
     prefix = f"stages.{index}.blocks."
     blocks = {name.removeprefix(prefix): m for name, m in built.items() if name.startswith(prefix)}
     return Stage(built.get(f"stages.{index}.embed"), blocks, architecture.grid(index))
+
+
+def check_whole(network: nn.Module) -> None:
+    """Refuse what is no whole network.
+
+    Raises:
+        InputError: for a feature extractor, say.
+    """
+    if not isinstance(network, EfficientFormer):
+        raise InputError(f"a whole network is needed, an EfficientFormer; this is a {type(network).__name__}")
 
 
 def both_sides(size: int | Sequence[int]) -> tuple[int, int]:
@@ -334,12 +356,9 @@ def take_indices(stages: int, indices: int | Sequence[int] | None) -> list[int]:
     """
     if indices is None:
         return list(range(stages))
-    chosen = list(range(stages - indices, stages)) if isinstance(indices, int) else list(indices)
-    known = range(-stages, stages)
-    if (
-        not chosen
-        or any(index not in known for index in chosen)
-        or (isinstance(indices, int) and chosen[0] < 0)
-    ):
-        raise InputError(f"stages {indices!r}: there are {stages}, counted from 0")
+    if isinstance(indices, int):
+        indices = range(stages - indices, stages) if 0 < indices <= stages else ()
+    chosen = list(indices)
+    if not chosen or any(index not in range(-stages, stages) for index in chosen):
+        raise InputError(f"stages {chosen}: there are {stages}, counted from 0; a number n means the last n")
     return sorted({index % stages for index in chosen})

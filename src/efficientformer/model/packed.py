@@ -17,7 +17,7 @@ from efficientformer.errors import InputError
 from efficientformer.model.blocks import melt
 from efficientformer.model.blocks.base import Residual
 from efficientformer.model.deploy import fold
-from efficientformer.model.network import EfficientFormer
+from efficientformer.model.network import EfficientFormer, check_whole
 
 Sizes = dict[nn.Module, list[int]]
 _FUSED: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Hardswish: "hardswish", nn.SiLU: "swish"}
@@ -30,11 +30,13 @@ def pack(network: EfficientFormer) -> nn.Module:
         network: of any architecture, on the CPU, in float32.
 
     Returns:
-        a module that takes images as the network does.
+        a module that takes images as the network does. Its weights are oneDNN's own: it cannot be copied,
+        cast, moved or saved.
 
     Raises:
         InputError: if the network is on another device or of another number type.
     """
+    check_whole(network)
     like = next(network.parameters())
     if like.device.type != "cpu" or like.dtype != torch.float32:
         raise InputError(f"pack: the network is {like.dtype} on {like.device}; it must be float32 on the CPU")
@@ -43,7 +45,7 @@ def pack(network: EfficientFormer) -> nn.Module:
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     if not _available():
-        return ChannelsLast(folded)
+        return ChannelsLast(folded).eval()
     image = torch.zeros(1, network.architecture.in_channels, *network.architecture.input_size)
     with torch.no_grad():
         return ChannelsLast(_packed(folded, _input_sizes(folded, image))).eval()

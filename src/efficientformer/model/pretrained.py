@@ -22,7 +22,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class Weights:
+class Published:
     """One published file.
 
     Attributes:
@@ -45,15 +45,15 @@ _PAPER2 = "the V2 paper, 300 epochs"  # the published file may be of its longer 
 _TIMM = "timm, crop 0.95"
 
 
-def _timm(name: str, top1: float, source: str) -> Weights:
-    return Weights(f"timm/{name}.snap_dist_in1k", "model.safetensors", top1, source)
+def _timm(name: str, top1: float, source: str) -> Published:
+    return Published(f"timm/{name}.snap_dist_in1k", "model.safetensors", top1, source)
 
 
-def _snap(size: str, top1: float) -> Weights:
-    return Weights(f"snap-research/efficientformer-{size}-300", "pytorch_model.bin", top1, _PAPER, 0.875)
+def _snap(size: str, top1: float) -> Published:
+    return Published(f"snap-research/efficientformer-{size}-300", "pytorch_model.bin", top1, _PAPER, 0.875)
 
 
-WEIGHTS: dict[str, dict[str, Weights]] = {
+WEIGHTS: dict[str, dict[str, Published]] = {
     "efficientformer_l1": {
         "snap_dist_in1k": _timm("efficientformer_l1", 80.50, _TIMM),
         "snap_300": _snap("l1", 79.2),
@@ -74,7 +74,7 @@ WEIGHTS: dict[str, dict[str, Weights]] = {
 """By preset and tag; a preset's first is what `pretrained=True` fetches."""
 
 
-def find_weights(name: str) -> Weights:
+def find_weights(name: str) -> Published:
     """The published weights of `preset` or `preset.tag`.
 
     Raises:
@@ -88,7 +88,7 @@ def find_weights(name: str) -> Weights:
     return known[tag or next(iter(known))]
 
 
-def fetch(weights: Weights) -> Path:
+def fetch(weights: Published) -> Path:
     """The file on this machine, from the hub's cache or the hub itself.
 
     Raises:
@@ -145,11 +145,23 @@ def create_transform(model: Backbone, *, is_training: bool = False, **options: A
         options: timm's `create_transform`'s own, such as `auto_augment`.
 
     Returns:
-        from a PIL image to a float tensor (3, H, W).
+        from a PIL image to a float tensor (3, H, W), or (1, H, W) for a network of one channel.
+
+    Raises:
+        InputError: for another number of channels.
     """
     from timm.data import create_transform as create
     from timm.data import resolve_data_config
 
-    size = (model.architecture.in_channels, *model.architecture.input_size)
-    config = resolve_data_config({"input_size": size}, pretrained_cfg=model.pretrained_cfg)
-    return create(**config, is_training=is_training, **options)
+    channels, size = model.architecture.in_channels, model.architecture.input_size
+    if channels not in (1, 3):
+        raise InputError(f"the network takes {channels} channels: no transform makes those of a picture")
+    config = resolve_data_config({"input_size": (channels, *size)}, pretrained_cfg=model.pretrained_cfg)
+    if channels == 1:
+        config |= {name: (sum(config[name]) / len(config[name]),) for name in ("mean", "std")}
+    transform = create(**config, is_training=is_training, **options)
+    if channels == 1:
+        from torchvision.transforms import Grayscale
+
+        transform.transforms.insert(0, Grayscale())
+    return transform

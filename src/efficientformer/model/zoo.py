@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, overload
 
 from efficientformer.errors import InputError
-from efficientformer.model.checkpoint import fill, read_weights
+from efficientformer.model.checkpoint import fill, read_checkpoint
 from efficientformer.model.features import FeatureExtractor
 from efficientformer.model.network import EfficientFormer, both_sides
 from efficientformer.model.pretrained import WEIGHTS, fetch, find_weights, pretrained_cfg
@@ -19,16 +19,20 @@ from efficientformer.presets import PRESETS
 Patterns = str | Sequence[str]
 
 
-def list_models(pattern: Patterns = "*", *, exclude: Patterns = (), pretrained: bool = False) -> list[str]:
+def list_models(
+    filter: Patterns = "", *, pretrained: bool = False, exclude_filters: Patterns = ()
+) -> list[str]:
     """Names of the networks that match.
 
     Args:
-        pattern: a shell-style pattern, or several of which one must match.
-        exclude: patterns none of which may match.
+        filter: a shell-style pattern, or several of which one must match; empty for all.
+        exclude_filters: patterns none of which may match.
         pretrained: list names with the tags of their published weights, `efficientformer_l1.snap_dist_in1k`.
     """
     names = [f"{name}.{tag}" for name, tags in WEIGHTS.items() for tag in tags] if pretrained else PRESETS
-    return sorted(name for name in names if _matches(name, pattern) and not _matches(name, exclude))
+    return sorted(
+        name for name in names if _matches(name, filter or "*") and not _matches(name, exclude_filters)
+    )
 
 
 def _matches(name: str, patterns: Patterns) -> bool:
@@ -116,10 +120,10 @@ def create_model(
     if out_indices is not None and not features_only:
         raise InputError("out_indices says which maps features_only=True gives; set that as well")
     model = EfficientFormer(architecture, drop_path_rate=drop_path_rate).eval()
-    model.pretrained_cfg = pretrained_cfg(PRESETS[preset], name)
-    if pretrained:
+    model.pretrained_cfg = pretrained_cfg(architecture, name)
+    if pretrained is not False:
         path = fetch(find_weights(name)) if pretrained is True else Path(pretrained)
-        _load(model, path, new_classifiers=features_only or num_classes is not None)
+        _load(model, path, any_classes=num_classes is not None, no_classifiers=features_only)
     return FeatureExtractor(model, out_indices) if features_only else model
 
 
@@ -128,9 +132,9 @@ def _suggest(name: str) -> str:
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(PRESETS)}"
 
 
-def _load(model: EfficientFormer, path: Path, *, new_classifiers: bool) -> None:
+def _load(model: EfficientFormer, path: Path, *, any_classes: bool, no_classifiers: bool) -> None:
     """Weights for 3 channels and their own number of classes into a network that may have others."""
-    weights = read_weights(path)
+    weights = read_checkpoint(path)
     biases = (t for name, t in weights.tensors.items() if _is_classifier_bias(name))
     classes = {len(bias) if bias.ndim == 1 else model.num_classes for bias in biases}  # or is refused
     channels = model.architecture.in_channels
@@ -139,7 +143,9 @@ def _load(model: EfficientFormer, path: Path, *, new_classifiers: bool) -> None:
             from timm.models import adapt_input_conv
 
             weights.tensors[name] = adapt_input_conv(channels, tensor)
-    fill(model, weights, keep_classifiers=new_classifiers and model.num_classes not in classes)
+    fill(
+        model, weights, keep_classifiers=no_classifiers or (any_classes and model.num_classes not in classes)
+    )
 
 
 def _is_classifier_bias(name: str) -> bool:

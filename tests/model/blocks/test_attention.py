@@ -72,7 +72,9 @@ def test_a_scale_may_stand_in_the_projection() -> None:
     qkv, bias = torch.randn(2, 6, SHAPE.qkv_width), torch.randn(2, 6, 6)
     scaled = qkv.unflatten(-1, (2, -1)).clone()
     scaled[..., :3] *= 0.5
-    assert torch.allclose(attend(scaled.flatten(2), SHAPE, bias), attend(qkv, SHAPE, bias, 0.5), atol=1e-6)
+    assert torch.allclose(
+        attend(scaled.flatten(2), SHAPE, bias, 1.0), attend(qkv, SHAPE, bias, 0.5), atol=1e-6
+    )
 
 
 def test_normalise_is_timms_norm_of_maps_at_its_start() -> None:

@@ -83,7 +83,7 @@ def test_a_table_keeps_its_number_type(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(("entries", "own"), [(5, None), (6, (2, 2)), (4, (1, 3))])
 def test_a_table_of_no_grid_is_refused(entries: int, own: Grid | None) -> None:
-    with pytest.raises(InputError, match=f"{entries} entries is of no square grid"):
+    with pytest.raises(InputError, match=f"{entries} entries is of no grid of"):
         resize_bias(torch.zeros(1, entries), (3, 3), own)
 
 

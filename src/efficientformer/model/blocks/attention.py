@@ -53,7 +53,7 @@ class AttentionBlock(LayerModule):
         super().__init__()
         width = layer.in_width
         self.norm1 = nn.LayerNorm(width)
-        self.token_mixer = AttentionMixer(width, (layer.height, layer.width), layer.attention or Attention())
+        self.token_mixer = AttentionMixer(width, (layer.height, layer.width), layer.attention_shape)
         self.ls1 = LayerScale(width, "tokens", layer_scale_init)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = LinearMlp(width, layer.expansion * width, layer.activation)
@@ -72,21 +72,21 @@ class AttentionBlock(LayerModule):
         proj = melt.scale_outputs(mixer.proj, self.ls1.gamma)
         fc1 = melt.absorb_affine(self.norm2, self.mlp.fc1)
         fc2 = melt.scale_outputs(self.mlp.fc2, self.ls2.gamma)
-        attend = Attend(mixer.shape, mixer.bias().detach().clone())
+        products = Attend(mixer.shape, mixer.bias().detach().clone())
         qkv, proj, fc1, fc2 = map(melt.as_convolution, (qkv, proj, fc1, fc2))
         return nn.Sequential(
-            Residual(Normalise(), qkv, attend, proj), Residual(Normalise(), fc1, self.mlp.act, fc2)
+            Residual(Normalise(), qkv, products, proj), Residual(Normalise(), fc1, self.mlp.act, fc2)
         )
 
 
-def attend(qkv: Tensor, shape: Attention, bias: Tensor, scale: float | None = None) -> Tensor:
+def attend(qkv: Tensor, shape: Attention, bias: Tensor, scale: float) -> Tensor:
     """Attention's two products.
 
     Args:
         qkv: (B, N, heads · (2·key_dim + value_dim)), per head [query | key | value].
         shape: heads and dimensions.
         bias: (heads, N, N), added to the logits.
-        scale: multiplies the queries; none where it is already in the projection.
+        scale: multiplies the queries.
 
     Returns:
         (B, N, heads · value_dim).
@@ -96,9 +96,7 @@ def attend(qkv: Tensor, shape: Attention, bias: Tensor, scale: float | None = No
         .transpose(1, 2)
         .split((shape.key_dim, shape.key_dim, shape.value_dim), dim=-1)
     )
-    if scale is not None:
-        q = q * scale
-    weights = (q @ k.transpose(-2, -1) + bias).softmax(-1)
+    weights = (q * scale @ k.transpose(-2, -1) + bias).softmax(-1)
     return (weights @ v).transpose(1, 2).flatten(2)
 
 

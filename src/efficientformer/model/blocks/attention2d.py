@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ from efficientformer.layers import KINDS, Attention, Layer, Layout
 from efficientformer.model.blocks import melt
 from efficientformer.model.blocks.attention import merge_heads, split_heads
 from efficientformer.model.blocks.base import ConvNorm, LayerModule, LayerScale, Residual, activation
-from efficientformer.model.blocks.bias import BiasTable
+from efficientformer.model.blocks.bias import BiasTable, Grid
 from efficientformer.model.blocks.ffn import UnifiedFfn
 
 
@@ -21,7 +23,7 @@ class Attention2d(BiasTable):
     """
 
     def __init__(self, layer: Layer) -> None:
-        shape, grid = layer.attention or Attention(), layer.bias_grid or (layer.height, layer.width)
+        shape, grid = layer.attention_shape, cast(Grid, layer.bias_grid)
         super().__init__(shape.heads, grid)
         width, strided = layer.in_width, KINDS[layer.kind].key_stride == 2
         self.shape = shape

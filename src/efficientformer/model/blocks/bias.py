@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from efficientformer.errors import InputError
 
 Grid = tuple[int, int]
-MAX_POSITIONS = 16_384  # the indices of all pairs are then 2 GiB
 
 
 class BiasTable(nn.Module):
@@ -33,6 +32,8 @@ class BiasTable(nn.Module):
 
     def set_grid(self, grid: Grid) -> None:
         """Take another grid of tokens, in place; the table is interpolated."""
+        if grid == self.grid:
+            return
         table = self.attention_biases
         resized = resize_bias(table.detach(), grid, self.grid)
         self.attention_biases = nn.Parameter(resized.clone(), table.requires_grad)
@@ -42,20 +43,12 @@ class BiasTable(nn.Module):
 
 
 def bias_indices(height: int, width: int, query_stride: int = 1) -> Tensor:
-    """(queries, keys) indices into a table for a grid of tokens: |Δrow|·width + |Δcolumn|.
-
-    Raises:
-        InputError: if there would be too many.
-    """
-    if height * width > MAX_POSITIONS:
-        raise InputError(
-            f"attention over {height}×{width} positions has a bias for each pair: at most {MAX_POSITIONS} fit"
-        )
+    """(queries, keys) indices into a table for a grid of tokens: |Δrow|·width + |Δcolumn|."""
     rows, columns = torch.arange(height), torch.arange(width)
     keys = torch.cartesian_prod(rows, columns)
     queries = torch.cartesian_prod(rows[::query_stride], columns[::query_stride])
-    apart = (queries[:, None] - keys).abs()
-    return apart[..., 0] * width + apart[..., 1]
+    apart = [(queries[:, None, axis] - keys[:, axis]).abs() for axis in (0, 1)]
+    return apart[0] * width + apart[1]
 
 
 def resize_bias(table: Tensor, grid: Grid, own: Grid | None = None) -> Tensor:
@@ -76,7 +69,7 @@ def resize_bias(table: Tensor, grid: Grid, own: Grid | None = None) -> Tensor:
     if own is None:
         own = grid if entries == grid[0] * grid[1] else (round(entries**0.5),) * 2
     if own[0] * own[1] != entries or not heads * entries:
-        raise InputError(f"an attention-bias table of {entries} entries is of no square grid")
+        raise InputError(f"an attention-bias table of {entries} entries is of no grid of {own[0]}×{own[1]}")
     if own == grid:
         return table
     square = table.view(1, heads, *own).float()

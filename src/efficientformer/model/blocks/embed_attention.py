@@ -35,7 +35,7 @@ class AttentionDownsample(BiasTable):
     """Attention from a map to the map of half the resolution [code]."""
 
     def __init__(self, layer: Layer) -> None:
-        shape, grid = layer.attention or Attention(), (layer.height, layer.width)
+        shape, grid = layer.attention_shape, (layer.height, layer.width)
         super().__init__(shape.heads, grid, query_stride=2)
         self.shape, width = shape, layer.in_width
         self.q = LocalQuery(width, shape.key_width)
