@@ -18,6 +18,7 @@ from efficientformer import (
     Attention,
     Block,
     EfficientFormer,
+    FeatureExtractor,
     InputError,
     Stage,
     create_model,
@@ -322,3 +323,17 @@ def test_a_pth_file_is_no_model_of_ours(tmp_path: Path) -> None:
     torch.save(randomised(tiny()).state_dict(), path)
     with pytest.raises(InputError, match=r"model\.pth"):
         load_model(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_saved_model_keeps_its_number_type(dtype: torch.dtype, tmp_path: Path) -> None:
+    saved = randomised(tiny()).to(dtype)
+    save_model(tmp_path / "m.safetensors", saved)
+    assert same(load_model(tmp_path / "m.safetensors"), saved)
+
+
+def test_a_model_is_saved_under_its_own_ending_and_whole(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"m\.bin: networks are saved as \.safetensors"):
+        save_model(tmp_path / "m.bin", randomised(tiny()))
+    with pytest.raises(InputError, match="whole network is needed"):
+        save_model(tmp_path / "m.safetensors", FeatureExtractor(randomised(tiny())))  # ty: ignore

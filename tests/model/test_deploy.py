@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from efficientformer import Architecture, Block, EfficientFormer, Stage, fold
+from efficientformer import Architecture, Block, EfficientFormer, FeatureExtractor, InputError, Stage, fold
 from efficientformer.layers import KINDS
 from efficientformer.model.blocks.base import LayerScale
 from efficientformer.model.blocks.layout import as_map, as_tokens
@@ -164,3 +164,19 @@ def test_number_types_of_small_range_are_not_rescaled(dtype: torch.dtype, kind: 
     deployed = fold(randomised(architecture).to(dtype))
     assert set(pools(deployed)) == {kind}
     assert {parameter.dtype for parameter in deployed.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_melted_in_float32_and_rounded_once(dtype: torch.dtype) -> None:
+    network = randomised(tiny()).to(dtype)
+    given, wanted = (
+        fold(network, rescale=False),
+        fold(copy.deepcopy(network).float(), rescale=False).to(dtype),
+    )
+    pairs = zip(given.state_dict().values(), wanted.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_a_feature_extractor_is_no_whole_network() -> None:
+    with pytest.raises(InputError, match=r"whole network is needed.*FeatureExtractor"):
+        fold(FeatureExtractor(randomised(tiny())))  # ty: ignore[invalid-argument-type]

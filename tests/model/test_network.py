@@ -14,7 +14,7 @@ from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from efficientformer import Architecture, EfficientFormer, InputError, create_model, load_checkpoint
+from efficientformer import PRESETS, Architecture, EfficientFormer, InputError, create_model, load_checkpoint
 from efficientformer.model.blocks.base import LayerModule
 from efficientformer.model.blocks.bias import resize_bias
 from efficientformer.presets import pooling, unified
@@ -431,3 +431,33 @@ def test_the_older_name_of_the_configuration() -> None:
     network = create_model("efficientformerv2_s0")
     assert network.default_cfg is network.pretrained_cfg
     assert network.default_cfg["architecture"] == "efficientformerv2_s0"
+
+
+def test_a_checkpointed_graph_may_be_gone_through_twice() -> None:
+    network = randomised(tiny()).train()
+    network.set_grad_checkpointing()
+    loss = network(torch.randn(2, 3, 32, 32)).square().sum()
+    loss.backward(retain_graph=True)
+    once = [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
+    batches = [b.clone() for name, b in network.named_buffers() if name.endswith("num_batches_tracked")]
+    loss.backward()
+    twice = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    assert all(torch.allclose(2 * a, b, atol=1e-5) for a, b in zip(once, twice, strict=True))
+    again = [b for name, b in network.named_buffers() if name.endswith("num_batches_tracked")]
+    assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+def test_a_size_that_cannot_be_taken_changes_nothing() -> None:
+    network = EfficientFormer(PRESETS["efficientformerv2_s0"]).eval()
+    before = dict(network.named_parameters())
+    with pytest.raises(InputError, match="would attend over"):
+        network.set_input_size((131_104, 32))
+    assert all(parameter is before[name] for name, parameter in network.named_parameters())
+    assert network.architecture.input_size == (224, 224)
+
+
+def test_its_own_size_leaves_every_parameter_to_its_optimiser() -> None:
+    network = EfficientFormer(tiny(input_size=(64, 64)))
+    before = dict(network.named_parameters())
+    network.set_input_size(64)
+    assert all(parameter is before[name] for name, parameter in network.named_parameters())

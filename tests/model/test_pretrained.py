@@ -13,11 +13,12 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save
+from timm.data import resolve_model_data_config
 from torch import Tensor
 
 from efficientformer import PRESETS, FeatureExtractor, InputError, create_model, create_transform, to_layout
 from efficientformer.files import write_atomically
-from efficientformer.model.pretrained import WEIGHTS, fetch, find_weights, pretrained_cfg
+from efficientformer.model.pretrained import MEAN, STD, WEIGHTS, fetch, find_weights, pretrained_cfg
 from efficientformer.presets import pooling
 from tests.conftest import picture
 from tests.strategies import randomised
@@ -263,3 +264,25 @@ def test_options_of_the_transform_reach_timm() -> None:
     )
     assert "RandomErasing" in repr(change)
     assert "RandomHorizontalFlip" not in repr(change)
+
+
+def test_a_network_of_one_channel_is_given_grey_pictures() -> None:
+    model = create_model("efficientformerv2_s0", in_chans=1, input_size=64)
+    picture = Image.new("RGB", (80, 80), (255, 0, 0))
+    x = create_transform(model)(picture)
+    grey = 0.299  # ITU-R 601's weight of red
+    mean, std = sum(MEAN) / 3, sum(STD) / 3
+    assert x.shape == (1, 64, 64)
+    assert torch.allclose(x, torch.full_like(x, (grey - mean) / std), atol=1e-2)
+
+
+def test_other_channels_have_no_transform() -> None:
+    with pytest.raises(InputError, match="takes 4 channels"):
+        create_transform(create_model("efficientformerv2_s0", in_chans=4))
+
+
+def test_the_configuration_follows_the_networks_size() -> None:
+    model = create_model("efficientformerv2_s0", input_size=(64, 96))
+    assert resolve_model_data_config(model)["input_size"] == (3, 64, 96)
+    model.set_input_size(128)
+    assert resolve_model_data_config(model)["input_size"] == (3, 128, 128)

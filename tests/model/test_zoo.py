@@ -229,3 +229,18 @@ def test_drop_path_does_not_keep_weights_out(tmp_path: Path) -> None:
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(model(x), source(x))
+
+
+@pytest.mark.usefixtures("small_zoo")
+def test_a_feature_extractor_takes_weights_with_any_classifiers(tmp_path: Path) -> None:
+    path = tmp_path / "one.safetensors"
+    saved = randomised(tiny(distilled=False))
+    save_model(path, saved)
+    extractor = create_model("tiny", path, features_only=True, input_size=32)
+    assert torch.equal(extractor.stem.conv1.weight, saved.stem.conv1.weight)
+
+
+@pytest.mark.usefixtures("small_zoo")
+def test_an_empty_path_is_not_taken_for_no_weights() -> None:
+    with pytest.raises(InputError, match="no such file"):
+        create_model("tiny", "")
