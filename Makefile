@@ -24,10 +24,11 @@ demo: $(READY) ## measure this CPU, slim a supernet to a budget, train, export, 
 	$(BIN)/efficientformer demo --out runs/demo
 
 test: lint types ## all tests but those that need an accelerator
-	$(BIN)/python -m pytest -m 'not gpu'
+	$(BIN)/python -m pytest -m 'not gpu' --ignore tests/contract
+	$(BIN)/python -m pytest -m 'not gpu' tests/contract --numprocesses 2 --dist loadgroup
 
 fast: $(READY) ## the tests of minutes, not tens of minutes
-	$(BIN)/python -m pytest -m 'not gpu and not slow and not real_data'
+	$(BIN)/python -m pytest -m 'not gpu and not slow and not real_data' --ignore tests/contract
 
 lint: $(READY) ## ruff
 	$(BIN)/ruff check .
