@@ -42,8 +42,8 @@ ENGINES = ("onnxruntime", "openvino", "eager", "compiled")
 TARGETS = {"onnxruntime": 1.05, "openvino": 1.05, "eager": 1.4, "compiled": 1.1}  # times as fast as timm's
 TARGET = Target.parse("onnxruntime:cpu:threads=1")  # of the receipts: this machine, one thread
 IMAGE = (1, 3, 224, 224)
-PROFILED = 40  # inferences of each form under a profiler
-ROUNDS = 60
+PROFILED = 20  # inferences of each form under a profiler
+ROUNDS = 40
 
 Call = Callable[[], object]
 
@@ -247,7 +247,7 @@ def contest(name: str, engine: str, folder: Path) -> dict[str, Any]:
         receipts = {
             form: on_engine(receipt, engine)
             for form, receipt in measure(
-                entered.calls, TARGET, rounds=ROUNDS, seconds=12.0, min_samples=2 * ROUNDS
+                entered.calls, TARGET, rounds=ROUNDS, seconds=10.0, min_samples=ROUNDS
             ).items()
         }
         wanted = theirs(torch.from_numpy(image)).numpy()
