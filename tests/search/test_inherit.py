@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from efficientformer.latency.untrained import randomise_norms
+from efficientformer.latency.untrained import randomise_vectors
 from efficientformer.search.importance import channel_scores
 from efficientformer.search.inherit import Ranking, inherit
 from efficientformer.search.space import supernet_space
@@ -14,7 +14,7 @@ SPACE = supernet_space("xs", input_size=32, num_classes=3)
 def supernet() -> Supernet:
     torch.manual_seed(0)
     built = Supernet(SPACE, layer_scale_init=0.5).eval()
-    randomise_norms(built)
+    randomise_vectors(built)
     return built
 
 

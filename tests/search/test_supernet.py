@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efficientformer.architecture import Architecture
-from efficientformer.latency.untrained import randomise_norms
+from efficientformer.latency.untrained import randomise_vectors
 from efficientformer.search.inherit import inherit
 from efficientformer.search.space import SearchSpace, supernet_space
 from efficientformer.search.supernet import Supernet, Temperature
@@ -18,7 +18,7 @@ SPACE = supernet_space("xs", input_size=64, num_classes=5)
 def supernet() -> Supernet:
     torch.manual_seed(0)
     built = Supernet(SPACE, layer_scale_init=0.5).eval()
-    randomise_norms(built)
+    randomise_vectors(built)
     return built
 
 
