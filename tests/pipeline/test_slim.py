@@ -184,7 +184,7 @@ def test_a_budget_below_the_least_possible_is_refused_before_training(
 def test_an_export_slower_than_predicted_is_slimmed_further(
     tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    simulated.install(monkeypatch.setattr, slower_when_exported=1.15)
+    simulated.install(monkeypatch.setattr, slower_when_exported=1.3)
     summary = slim(simulated.tiny_job(photos), tmp_path / "run", progress=QUIET)
     lines = [json.loads(line) for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()]
     verified = [line for line in lines if line["event"] == "verified"]
