@@ -83,6 +83,8 @@ class Predictor:
     @torch.no_grad()
     def _guess(self, picture: Image.Image, top: int) -> tuple[Guess, ...]:
         probabilities = self.network(self.prepare(picture)[None])[0].softmax(-1)
+        if not probabilities.isfinite().all():
+            raise InputError("the network's outputs are not numbers: its weights are damaged or diverged")
         best = probabilities.topk(min(top, len(probabilities)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return tuple(Guess(index, self.classes[index], round(value, 6)) for index, value in pairs)
@@ -108,10 +110,12 @@ def predictor(model: str, pretrained: str | None = None, input_size: int | None 
             )
         network = create_model(model, True if pretrained == "hub" else pretrained)
         return _ready(network, input_size)
-    if pretrained:
+    if pretrained and path.exists():
         raise InputError(f"{model} has its own weights; --pretrained is for presets")
     if path.is_dir():
         return _of_run(path, input_size)
+    if path.name == "model.safetensors" and (path.parent / "summary.json").is_file():
+        return _of_run(path.parent, input_size)
     if path.is_file():
         return _ready(load_model(path), input_size)
     known = f"a run's folder, a .safetensors file or one of {', '.join(PRESETS)}"

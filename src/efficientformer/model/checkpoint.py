@@ -40,8 +40,10 @@ def load_checkpoint(
         InputError: naming the first entry that is missing, unknown or of the wrong shape. The network is then
             as it was.
     """
-    weights = Checkpoint(dict(source)) if isinstance(source, Mapping) else read_checkpoint(Path(source))
-    fill(model, weights, keep_classifiers=keep_classifiers)
+    if isinstance(source, Mapping):
+        fill(model, Checkpoint(dict(source)), keep_classifiers=keep_classifiers)
+    else:
+        fill_from(model, Path(source), read_checkpoint(Path(source)), keep_classifiers=keep_classifiers)
 
 
 @dataclass
@@ -65,6 +67,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     tensors = read_tensors(path)
     return Checkpoint(tensors, _grids(saved_architecture(path)))
+
+
+def fill_from(model: EfficientFormer, path: Path, weights: Checkpoint, *, keep_classifiers: bool) -> None:
+    """`fill`, naming the file the weights are of in errors."""
+    try:
+        fill(model, weights, keep_classifiers=keep_classifiers)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def fill(model: EfficientFormer, weights: Checkpoint, *, keep_classifiers: bool = False) -> None:

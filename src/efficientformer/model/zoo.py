@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, overload
 
 from efficientformer.errors import InputError
-from efficientformer.model.checkpoint import fill, read_checkpoint
+from efficientformer.model.checkpoint import fill_from, read_checkpoint
 from efficientformer.model.features import FeatureExtractor
 from efficientformer.model.network import EfficientFormer, both_sides
 from efficientformer.model.pretrained import WEIGHTS, fetch, find_weights, pretrained_cfg
@@ -143,9 +143,8 @@ def _load(model: EfficientFormer, path: Path, *, any_classes: bool, no_classifie
             from timm.models import adapt_input_conv
 
             weights.tensors[name] = adapt_input_conv(channels, tensor)
-    fill(
-        model, weights, keep_classifiers=no_classifiers or (any_classes and model.num_classes not in classes)
-    )
+    keep = no_classifiers or (any_classes and model.num_classes not in classes)
+    fill_from(model, path, weights, keep_classifiers=keep)
 
 
 def _is_classifier_bias(name: str) -> bool:
