@@ -51,8 +51,14 @@ class ModelCard:
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON document."""
-        macs = {"total": self.macs.total, **dataclasses.asdict(self.macs)}
-        return {**dataclasses.asdict(self), "macs": macs}
+        fields = dataclasses.asdict(self)
+        by_operator = fields.pop("macs")
+        return {
+            "model": fields.pop("name"),
+            **fields,
+            "macs": self.macs.total,
+            "macs_by_operator": by_operator,
+        }
 
 
 def model_card(name: str, input_size: int | tuple[int, int] = 224) -> ModelCard:
