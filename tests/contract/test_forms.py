@@ -146,6 +146,7 @@ def test_compiled(name: str, dtype: torch.dtype, size: Size, batch: int) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # inductor's own import
 @pytest.mark.parametrize("form", [own, fold])
 @pytest.mark.parametrize("name", ["efficientformer_l1", "efficientformerv2_s0"])
 @torch.no_grad()
