@@ -31,7 +31,8 @@ from torch import nn
 
 import efficientformer as ef  # before timm: it repairs torchvision where it must
 from efficientformer.files import write_atomically
-from efficientformer.latency.measure import Measurement, measure
+from efficientformer.latency.measure import in_process, measure
+from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.runtimes import RUNTIMES, Traced
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import randomise_vectors

@@ -3,7 +3,8 @@
 import torch
 
 import efficientformer as ef
-from efficientformer.latency.measure import measure
+from efficientformer.latency.exports import exported
+from efficientformer.latency.measure import measure_files
 from efficientformer.latency.subjects import subject
 from efficientformer.latency.target import Target
 
@@ -17,8 +18,9 @@ def main() -> None:
     print(f"folded: {sum(p.numel() for p in folded.parameters()):,} weights, differs by {difference:.1e}")
 
     target = Target.parse("onnxruntime:cpu:threads=1")
-    subjects = [subject(name, target) for name in ("efficientformer_l1", "timm/mobilenetv2_100")]
-    for name, receipt in measure({one.name: one.call for one in subjects}, target).items():
+    names = ("efficientformer_l1", "timm/mobilenetv2_100")
+    files = {name: exported(subject(name), target)[0] for name in names}
+    for name, receipt in measure_files(files, target).items():
         print(f"{name}: {receipt}")
 
 

@@ -12,3 +12,7 @@ class InputError(ValueError):
     def __init__(self, message: str) -> None:
         plain = "".join(" " if unicodedata.category(one)[0] == "C" else one for one in message)
         super().__init__(" ".join(plain.split()))
+
+
+class PromiseError(RuntimeError):
+    """What was promised could not be kept: an export that differs, a budget missed. Exit code 1."""

@@ -6,7 +6,7 @@ efficientformer predict cat.jpg --model efficientformer_l1 --pretrained efficien
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -74,7 +74,7 @@ class Predictor:
     def predict(self, paths: Iterable[Path], top: int = 5) -> Iterator[Prediction]:
         """The `top` classes of each picture, one after the other."""
         for path in paths:
-            picture = _open(path)
+            picture = open_picture(path)
             if isinstance(picture, str):
                 yield Prediction(str(path), (), picture)
             else:
@@ -102,34 +102,57 @@ def predictor(model: str, pretrained: str | None = None, input_size: int | None 
         InputError: if there is no such network, or it has no weights.
     """
     path = Path(model)
+    network = load_network(model, pretrained)
+    if run := _run_of(path):
+        about = read_json(run / "summary.json")
+        if input_size and (input_size, input_size) != network.architecture.input_size:
+            raise InputError(
+                f"{run}: was trained at {about['preprocessing']['crop']} pixels; leave --input-size out"
+            )
+        return Predictor(fold(network), _preparation(about), about["classes"])
+    return _ready(network, input_size)
+
+
+def load_network(model: str, pretrained: str | None = None) -> EfficientFormer:
+    """A network with weights, by what a person calls it; the arguments are `predictor`'s.
+
+    Raises:
+        InputError: if there is no such network, or it has no weights.
+    """
+    path = Path(model)
     if model.partition(".")[0] in PRESETS and not path.exists():
         if not pretrained:
             raise InputError(
                 f"{model} has no weights of its own: give --pretrained FILE, or --pretrained hub to fetch "
                 "the published ones"
             )
-        network = create_model(model, True if pretrained == "hub" else pretrained)
-        return _ready(network, input_size)
+        return create_model(model, True if pretrained == "hub" else pretrained)
     if pretrained and path.exists():
         raise InputError(f"{model} has its own weights; --pretrained is for presets")
     if path.is_dir():
-        return _of_run(path, input_size)
-    if path.name == "model.safetensors" and (path.parent / "summary.json").is_file():
-        return _of_run(path.parent, input_size)
+        if not _run_of(path):
+            raise InputError(f"{path}: holds no finished run (model.safetensors and summary.json)")
+        return load_model(path / "model.safetensors")
     if path.is_file():
-        return _ready(load_model(path), input_size)
+        return load_model(path)
     known = f"a run's folder, a .safetensors file or one of {', '.join(PRESETS)}"
     raise InputError(f"model {model!r} is not known; give {known}")
 
 
-def _of_run(run: Path, input_size: int | None) -> Predictor:
-    if not (run / "model.safetensors").is_file() or not (run / "summary.json").is_file():
-        raise InputError(f"{run}: holds no finished run (model.safetensors and summary.json)")
-    about, network = read_json(run / "summary.json"), load_model(run / "model.safetensors")
-    if input_size and (input_size, input_size) != network.architecture.input_size:
-        raise InputError(
-            f"{run}: was trained at {about['preprocessing']['crop']} pixels; leave --input-size out"
-        )
+def run_preparation(model: Path) -> Callable[[Image.Image], Tensor] | None:
+    """How a finished run prepares pictures, given its folder or its weights; None if it is none."""
+    run = _run_of(model)
+    return _preparation(read_json(run / "summary.json")) if run else None
+
+
+def _run_of(model: Path) -> Path | None:
+    """The folder of the finished run that a folder or a file of weights belongs to."""
+    run = model.parent if model.name == "model.safetensors" else model
+    finished = (run / "model.safetensors").is_file() and (run / "summary.json").is_file()
+    return run if finished else None
+
+
+def _preparation(about: Mapping[str, Any]) -> Callable[[Image.Image], Tensor]:
     resize, crop = about["preprocessing"]["resize"], about["preprocessing"]["crop"]
     margin = (resize - crop) // 2
 
@@ -137,7 +160,7 @@ def _of_run(run: Path, input_size: int | None) -> Predictor:
         pixels = torch.from_numpy(square(picture, resize).copy())
         return normalise(pixels[None, margin : margin + crop, margin : margin + crop])[0]
 
-    return Predictor(fold(network), prepare, about["classes"])
+    return prepare
 
 
 def _ready(network: EfficientFormer, input_size: int | None) -> Predictor:
@@ -158,7 +181,7 @@ def _class_names(count: int) -> list[str]:
     return [info.index_to_description(index) for index in range(count)]
 
 
-def _open(path: Path) -> Image.Image | str:
+def open_picture(path: Path) -> Image.Image | str:
     """An RGB picture, or why there is none."""
     if path.is_dir():
         return "a folder; name its pictures"

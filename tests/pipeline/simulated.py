@@ -15,8 +15,9 @@ from efficientformer.architecture import Architecture
 from efficientformer.data.batches import Augmentation
 from efficientformer.latency import table
 from efficientformer.latency.budget import Budget
-from efficientformer.latency.measure import Measurement
-from efficientformer.latency.target import Target, fingerprint
+from efficientformer.latency.machine import fingerprint
+from efficientformer.latency.measurement import Measurement
+from efficientformer.latency.target import Target
 from efficientformer.layers import Layer
 from efficientformer.pipeline import preflight, prove, slim
 from efficientformer.pipeline.job import Job
@@ -27,7 +28,7 @@ Patch = Callable[[Any, str, Any], None]
 
 def receipt(name: str, target: Target, ms: float) -> Measurement:
     """A made-up receipt."""
-    return Measurement(name, str(target), (ms,) * 9, fingerprint(target), "2000-01-01T00:00:00+00:00", 0.0)
+    return Measurement(name, str(target), (ms,) * 30, fingerprint(target), "2000-01-01T00:00:00+00:00")
 
 
 def layer_ms(layer: Layer) -> float:
@@ -55,9 +56,9 @@ def install(patch: Patch, *, slower_when_exported: float = 1.0) -> None:
     def quick_receipt(architecture: Architecture, target: Target) -> Measurement:
         return receipt(str(architecture), target, network_ms(architecture))
 
-    def measure_until_usable(subjects: Mapping[str, Any], target: Target, **_: Any) -> dict[str, Measurement]:
+    def time_entries(entries: Mapping[str, Any], target: Target, **_: Any) -> dict[str, Measurement]:
         """The final run: the slimmed network's made-up latency; the others take a millisecond."""
-        return {name: receipt(name, target, final.get(name, 1.0)) for name in subjects}
+        return {name: receipt(name, target, final.get(name, 1.0)) for name in entries}
 
     final: dict[str, float] = {}
     proving = prove.prove
@@ -69,7 +70,7 @@ def install(patch: Patch, *, slower_when_exported: float = 1.0) -> None:
     patch(table, "measure_layers", measure_layers)
     patch(preflight, "measure_untrained", measure_untrained)
     patch(slim, "quick_receipt", quick_receipt)
-    patch(prove, "measure_until_usable", measure_until_usable)
+    patch(prove, "time_entries", time_entries)
     patch(slim, "prove", remember)
 
 

@@ -68,7 +68,7 @@ def scan(root: Path, seed: int = 0) -> Split:
 
 def _classes(root: Path) -> tuple[str, ...]:
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    classes = tuple(path.name for path in folders if any(map(_is_image, path.rglob("*"))))
+    classes = tuple(path.name for path in folders if any(map(is_image, path.rglob("*"))))
     if not classes:
         raise InputError(f"{root}: holds no images in class folders; expected <class>/*.jpg")
     if len(classes) == 1:
@@ -81,7 +81,8 @@ def _check_val_classes(root: Path, classes: tuple[str, ...]) -> None:
         raise InputError(f"{root}: class {foreign[0]} is not among the training classes")
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Whether a file is taken for a picture, by its ending."""
     return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
@@ -89,7 +90,7 @@ def _samples(root: Path, classes: tuple[str, ...]) -> list[Sample]:
     return [
         (path, index)
         for index, name in enumerate(classes)
-        for path in sorted(filter(_is_image, (root / name).rglob("*")))
+        for path in sorted(filter(is_image, (root / name).rglob("*")))
     ]
 
 

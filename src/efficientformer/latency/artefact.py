@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import shutil
+import tempfile
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from efficientformer.latency.runtimes import RUNTIMES, Traced
+from efficientformer.errors import InputError, PromiseError
+from efficientformer.latency.process import Process
+from efficientformer.latency.runtimes import RUNTIMES, Runtime, Session, Traced
 from efficientformer.latency.target import Target
 from efficientformer.model.deploy import fold
 from efficientformer.model.network import EfficientFormer
 
-MAX_DIFFERENCE = 1e-4  # float32: largest difference of a logit over the largest logit
+BOUNDS = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "int8": 5e-1}
+"""Largest difference of a logit, over the largest logit, put up with, by precision (docs/latency.md)."""
+
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+_WHOLE = 0.9  # of the weights' bytes must be in the file: batch norms and unused tables may be gone
 
 
-class ExportMismatchError(RuntimeError):
+class ExportMismatchError(PromiseError):
     """An exported file does not compute what the network computes."""
+
+
+@runtime_checkable
+class Interpreted(Protocol):
+    """A runtime whose files can be computed here even where they cannot be run (Core ML on Linux)."""
+
+    def check_session(self, path: Path) -> Session:
+        """A slow session for the numeric check."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,17 +48,23 @@ class Artefact:
     Attributes:
         path: the file.
         target: what it was exported for.
-        size_bytes: the file's size.
+        size_bytes: of all its files.
+        seconds: that the export took.
         max_difference: largest difference of a logit, over the largest logit.
+        bound: the most that was allowed.
         images: how many images the comparison used.
+        photographs: whether they were real ones; random numbers otherwise.
         agreement: share of them with the same top-1 class.
     """
 
     path: str
     target: str
     size_bytes: int
+    seconds: float
     max_difference: float
+    bound: float
     images: int
+    photographs: bool
     agreement: float
 
     def to_json(self) -> dict[str, Any]:
@@ -48,52 +72,108 @@ class Artefact:
         return asdict(self)
 
 
-def export(network: EfficientFormer, path: Path, target: Target, images: Tensor) -> Artefact:
-    """Fold, export, load and compare.
+def export(
+    network: nn.Module,
+    path: Path,
+    target: Target,
+    images: Tensor,
+    *,
+    photographs: bool = True,
+    calibration: Tensor | None = None,
+) -> Artefact:
+    """Fold (networks of ours), export, run in a process of its own, and compare.
 
     Args:
         network: what to export.
-        path: the file to write.
+        path: the file to write; files beside it have the same stem. What is there is replaced at the end.
         target: what for.
-        images: (n, 3, H, W), normalised as in training; the outputs are compared on them.
+        images: (n, channels, height, width), normalised as in training; the outputs are compared on them.
+        photographs: whether they are real images.
+        calibration: images that int8 takes its ranges from; not those it is compared on.
 
     Raises:
-        ExportMismatchError: if the file's outputs differ from the network's by more than `MAX_DIFFERENCE`,
-            or the file is too small to hold the network's weights.
+        ExportMismatchError: if the file's outputs differ from the network's by more than the precision's
+            bound, or the file is too small to hold the network's weights.
+        UnsupportedOperatorError: if the runtime's converter cannot express the network.
     """
-    runtime = RUNTIMES[target.runtime]
-    network = network.eval()
-    folded = fold(network)
-    unchecked = path.with_name("unchecked-" + path.name)
-    runtime.export(Traced(folded, (1, *images.shape[1:])), unchecked)
-    with torch.no_grad():
-        wanted = network(images).numpy()
-    session = runtime.load(unchecked, target.threads)
-    given = np.concatenate([session.run(image[None]) for image in images.contiguous().numpy()])
-    difference = float(np.abs(given - wanted).max() / max(np.abs(wanted).max(), 1e-12))
+    runtime, network = RUNTIMES[target.runtime], network.eval()
+    folded = fold(network) if isinstance(network, EfficientFormer) else network
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unchecked-") as folder:
+        unchecked, begun = Path(folder) / path.name, time.perf_counter()
+        ranges = None if calibration is None else calibration.contiguous().numpy()
+        runtime.export(Traced(folded, (1, *images.shape[1:])), unchecked, target.precision, ranges)
+        seconds = time.perf_counter() - begun
+        with torch.no_grad():
+            wanted = torch.cat([network(image[None]) for image in images]).numpy()
+        given = _outputs(runtime, unchecked, target, images.contiguous().numpy())
+        size = size_of(runtime, unchecked)
+        _check_size(path, size, folded, target)
+        difference = _difference(path, given, wanted, target)
+        _move(runtime, unchecked, path)
     agreement = float((given.argmax(1) == wanted.argmax(1)).mean())
-    size, least = unchecked.stat().st_size, 4 * sum(p.numel() for p in folded.parameters())
-    if not difference <= MAX_DIFFERENCE:  # NaN fails as well
+    bound = BOUNDS[target.precision]
+    return Artefact(
+        path.name, str(target), size, seconds, difference, bound, len(images), photographs, agreement
+    )
+
+
+def size_of(runtime: Runtime, path: Path) -> int:
+    """Bytes of all files of an artefact; a folder's contents count."""
+    inside = [one for file in runtime.files(path) for one in (file.rglob("*") if file.is_dir() else [file])]
+    return sum(one.stat().st_size for one in inside if one.is_file())
+
+
+def random_images(image: tuple[int, ...], count: int = 2) -> Tensor:
+    """Numbers like those of normalised images, the same each time: (count, channels, height, width)."""
+    return torch.randn(count, *image, generator=torch.Generator().manual_seed(0))
+
+
+def _outputs(runtime: Runtime, path: Path, target: Target, images: np.ndarray) -> np.ndarray:
+    trouble = runtime.trouble(target.device)
+    if trouble is None:
+        with Process(path, target) as process:
+            return process.run(images)
+    if isinstance(runtime, Interpreted):
+        session = runtime.check_session(path)
+        return np.concatenate([session.run(image[None]) for image in images])
+    raise InputError(f"{target.runtime}: {trouble}")
+
+
+def _difference(path: Path, given: np.ndarray, wanted: np.ndarray, target: Target) -> float:
+    if given.shape != wanted.shape:
+        raise ExportMismatchError(f"{path}: gives {given.shape[1:]}, the network {wanted.shape[1:]}")
+    difference = float(np.abs(given - wanted).max() / max(np.abs(wanted).max(), 1e-12))
+    bound = BOUNDS[target.precision]
+    if not difference <= bound:  # NaN fails as well
         raise ExportMismatchError(
-            f"{path}: outputs differ by {difference:.2e}, at most {MAX_DIFFERENCE:g} is allowed"
+            f"{path}: the outputs under {target.runtime} differ from PyTorch's by {difference:.2e} of the "
+            f"largest; at most {bound:g} is allowed in {target.precision}"
         )
+    return difference
+
+
+def _check_size(path: Path, size: int, module: nn.Module, target: Target) -> None:
+    weights = sum(part.numel() for part in module.parameters() if part.ndim > 1)
+    least = int(_WHOLE * BYTES[target.precision] * weights)
     if size < least:
         raise ExportMismatchError(
-            f"{unchecked}: {size} bytes cannot hold the network's {least} bytes of weights"
+            f"{path}: {size} bytes cannot hold the network's {weights} weights in {target.precision}: "
+            "the converter left part of it out"
         )
-    unchecked.replace(path)
-    return Artefact(path.name, str(target), size, difference, len(images), agreement)
 
 
-def runner(source: Path | bytes, target: Target, shape: tuple[int, ...]) -> Callable[[], object]:
-    """A callable that runs an exported file once on random numbers, for `measure`."""
-    session = RUNTIMES[target.runtime].load(source, target.threads)
-    array = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    return lambda: session.run(array)
+def _move(runtime: Runtime, unchecked: Path, path: Path) -> None:
+    """Put the artefact's files where they belong, the main one last."""
+    pairs = zip(runtime.files(unchecked), runtime.files(path), strict=True)
+    for source, destination in reversed(list(pairs)):
+        if destination.is_dir():
+            shutil.rmtree(destination)
+        source.replace(destination)
 
 
-def network_runner(network: nn.Module, target: Target, image: tuple[int, int, int]) -> Callable[[], object]:
-    """The same for a module that was not exported yet; ours are folded first."""
-    module = fold(network) if isinstance(network, EfficientFormer) else network.eval()
-    shape = (1, *image)
-    return runner(RUNTIMES[target.runtime].export_many([Traced(module, shape)])[0], target, shape)
+def remove(runtime: Runtime, path: Path) -> None:
+    """Delete an artefact's files, the main one first."""
+    for file in runtime.files(path):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(file) if file.is_dir() else file.unlink()

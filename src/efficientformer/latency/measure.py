@@ -1,177 +1,195 @@
-"""Time, with receipts: warm-up until steady, interleaved rounds, medians with their spread.
+"""Time, with receipts: warm-up until steady, interleaved rounds, a sentinel, processes of their own.
 
-efficientformer measure efficientformer_l1 timm/mobilenetv2_100
+    efficientformer measure efficientformer_l1 timm/mobilenetv2_100
+
+`measure` times anything that can take turns; `measure_files` times exported files, each in a process of its
+own that is started several times, because two launches of one program differ by where its memory lies.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import gc
 import math
-import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from pathlib import Path
 
-from efficientformer.latency.target import Target, fingerprint
+from efficientformer.latency.machine import Bystanders, bystanders, fingerprint, ticks
+from efficientformer.latency.measurement import Conditions, Measurement, joined
+from efficientformer.latency.process import Process, processes
+from efficientformer.latency.target import Target
+from efficientformer.latency.worker import timed
 
-FORMAT = "efficientformer.measurement/1"
-Verdict = Literal["stable", "noisy", "unusable"]
-NOISY, UNUSABLE = 0.10, 0.25  # interquartile range over median, torch.utils.benchmark's two warning levels
+Turn = Callable[[int], Sequence[float]]
+"""Takes so many samples and gives them, in milliseconds."""
+
+SLOW = 1.10  # a round is set aside if the sentinel took so many times its best in it
+_MOST = 2.5  # at most so many times the rounds asked for are taken to have enough quiet ones
+_MOST_SAMPLES = 500  # a turn
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """The receipt of one latency. Times are milliseconds for one inference, batch 1."""
-
-    model: str
-    target: str
-    samples_ms: tuple[float, ...]
-    fingerprint: dict[str, str]
-    date: str
-    load: float
-
-    @property
-    def median_ms(self) -> float:
-        """The median of the samples."""
-        return statistics.median(self.samples_ms)
-
-    @property
-    def p10_ms(self) -> float:
-        """One sample in ten is faster."""
-        return self._quantile(0.10)
-
-    @property
-    def p90_ms(self) -> float:
-        """One sample in ten is slower."""
-        return self._quantile(0.90)
-
-    @property
-    def interval_ms(self) -> tuple[float, float]:
-        """95 % confidence interval of the median, from order statistics (no distribution assumed)."""
-        ordered, n = sorted(self.samples_ms), len(self.samples_ms)
-        reach = 1.96 * math.sqrt(n) / 2
-        low, high = math.floor(n / 2 - reach), math.ceil(n / 2 + reach)
-        return ordered[max(0, low)], ordered[min(n - 1, high)]
-
-    @property
-    def verdict(self) -> Verdict:
-        """How far the median can be trusted, by its spread."""
-        return "unusable" if self.spread > UNUSABLE else "noisy" if self.spread > NOISY else "stable"
-
-    @property
-    def spread(self) -> float:
-        """Interquartile range over median."""
-        return (self._quantile(0.75) - self._quantile(0.25)) / self.median_ms
-
-    def _quantile(self, share: float) -> float:
-        ordered = sorted(self.samples_ms)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-    def to_json(self) -> dict[str, Any]:
-        """The receipt, raw samples included."""
-        summary = {
-            "median_ms": self.median_ms,
-            "p10_ms": self.p10_ms,
-            "p90_ms": self.p90_ms,
-            "interval_ms": list(self.interval_ms),
-            "samples": len(self.samples_ms),
-            "verdict": self.verdict,
-        }
-        return {"format": FORMAT, **summary, **dataclasses.asdict(self)}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Measurement:
-        """The receipt that `to_json` wrote."""
-        fields: dict[str, Any] = {field.name: document[field.name] for field in dataclasses.fields(cls)}
-        fields["samples_ms"] = tuple(fields["samples_ms"])
-        return cls(**fields)
-
-    def __str__(self) -> str:
-        spread = f"p10–p90 {self.p10_ms:.3g}–{self.p90_ms:.3g}, n={len(self.samples_ms)}"
-        return f"{self.median_ms:.3f} ms ({spread}, {self.verdict})"
+def in_process(call: Callable[[], object]) -> Turn:
+    """Turns of a function of this process."""
+    return functools.partial(timed, call)
 
 
 def measure(
-    subjects: Mapping[str, Callable[[], object]],
+    subjects: Mapping[str, Turn],
     target: Target,
     *,
     rounds: int = 10,
     seconds: float = 1.0,
     min_samples: int = 30,
+    sentinel: Turn | None = None,
+    pids: Iterable[int] = (),
 ) -> dict[str, Measurement]:
-    """Time several callables against each other.
+    """Time several subjects against each other.
 
     Each is warmed up until steady; then every round gives each its turn, in an order shuffled anew, so that
-    a slow spell of the machine falls on all of them.
+    a slow spell of the machine falls on all of them. With a sentinel, a fixed piece of work that is timed
+    before and after every round, rounds in which it was slow are set aside and others taken instead: the
+    choice looks at the sentinel alone, never at the subjects.
 
     Args:
-        subjects: what to time, by name; a call is one inference.
-        target: what the callables run on, for the receipt.
+        subjects: what to time, by name.
+        target: what they run on, for the receipt.
         rounds: turns each subject gets.
         seconds: time each subject gets in all, warm-up apart.
         min_samples: the fewest samples of each, whatever the time.
+        sentinel: turns of the fixed piece of work.
+        pids: processes that the subjects run in, so that they do not count as other programs.
     """
     turns = {
-        name: max(math.ceil(min_samples / rounds), min(500, int(seconds / rounds / _warm_up(call))))
-        for name, call in subjects.items()
+        name: max(math.ceil(min_samples / rounds), min(_MOST_SAMPLES, int(seconds / rounds / _warm_up(turn))))
+        for name, turn in subjects.items()
     }
-    samples: dict[str, list[float]] = {name: [] for name in subjects}
-    order, shuffle = list(subjects), random.Random(0)
-    collecting = gc.isenabled()
+    collecting, pids = gc.isenabled(), tuple(pids)
     gc.disable()
     try:
-        for _ in range(rounds):
-            shuffle.shuffle(order)
-            for name in order:
-                samples[name] += _turn(subjects[name], turns[name])
+        before = ticks(pids)
+        kept, guards, set_aside = _rounds(subjects, turns, rounds, sentinel)
+        beside = bystanders(before, ticks(pids))
     finally:
         if collecting:
             gc.enable()
-    return {name: _receipt(name, target, taken) for name, taken in samples.items()}
+    conditions = _conditions(beside, guards, set_aside, sentinel)
+    return {name: _receipt(name, target, [one[name] for one in kept], conditions) for name in subjects}
 
 
-def measure_until_usable(
-    subjects: Mapping[str, Callable[[], object]], target: Target, *, tries: int = 3, **settings: Any
+def measure_files(
+    files: Mapping[str, Path],
+    target: Target,
+    *,
+    launches: int = 3,
+    rounds: int = 12,
+    seconds: float = 3.0,
+    min_samples: int = 60,
 ) -> dict[str, Measurement]:
+    """Time exported files of one target against each other, each in a process of its own.
+
+    Args:
+        files: artefacts by name.
+        target: where they run.
+        launches: how often the processes are started anew; rounds, seconds and samples are shared out.
+        rounds: turns each file gets in all.
+        seconds: time each file gets in all, warm-up apart.
+        min_samples: the fewest samples of each.
+    """
+    share = {
+        "rounds": math.ceil(rounds / launches),
+        "seconds": seconds / launches,
+        "min_samples": math.ceil(min_samples / launches),
+    }
+    parts = [_launch(files, target, share) for _ in range(launches)]
+    return {name: joined([part[name] for part in parts]) for name in files}
+
+
+def _launch(files: Mapping[str, Path], target: Target, share: Mapping[str, float]) -> dict[str, Measurement]:
+    with Process(None, target) as sentinel, processes(dict(files), target) as running:
+        receipts = measure(
+            {name: process.time for name, process in running.items()},
+            target,
+            rounds=int(share["rounds"]),
+            seconds=share["seconds"],
+            min_samples=int(share["min_samples"]),
+            sentinel=sentinel.time,
+            pids=[sentinel.pid, *(process.pid for process in running.values())],
+        )
+        return {
+            name: receipt.under(launches=1, pinned=running[name].pinned) for name, receipt in receipts.items()
+        }
+
+
+def until_usable(take: Callable[[], dict[str, Measurement]], *, tries: int = 3) -> dict[str, Measurement]:
     """Measure again while a receipt comes out unusable; of all tries, the one that scattered least.
 
     The choice looks at the spread alone, never at the medians.
     """
     taken = []
     for _ in range(tries):
-        taken.append(measure(subjects, target, **settings))
+        taken.append(take())
         if all(receipt.verdict != "unusable" for receipt in taken[-1].values()):
             break
     return min(taken, key=lambda receipts: max(receipt.spread for receipt in receipts.values()))
 
 
-def _warm_up(call: Callable[[], object], longest_s: float = 0.5) -> float:
+def _rounds(
+    subjects: Mapping[str, Turn], turns: Mapping[str, int], wanted: int, sentinel: Turn | None
+) -> tuple[list[dict[str, Sequence[float]]], list[float], int]:
+    """The quiet rounds in the order taken, the sentinel's time in each, and how many were set aside."""
+    taken: list[dict[str, Sequence[float]]] = []
+    guards: list[float] = []
+    order, shuffle = list(subjects), random.Random(0)
+    guard = _guard(sentinel)
+    while sum(quiet := _quiet(guards)) < wanted and len(taken) < math.ceil(_MOST * wanted):
+        shuffle.shuffle(order)
+        taken.append({name: subjects[name](turns[name]) for name in order})
+        guards.append(max(guard, guard := _guard(sentinel)))
+    ranked = sorted(range(len(taken)), key=lambda index: (not quiet[index], guards[index], index))
+    kept = sorted(ranked[:wanted])
+    return [taken[index] for index in kept], [guards[index] for index in kept], len(taken) - len(kept)
+
+
+def _quiet(guards: Sequence[float]) -> list[bool]:
+    return [guard <= SLOW * min(guards) for guard in guards]
+
+
+def _guard(sentinel: Turn | None) -> float:
+    return statistics.median(sentinel(5)) if sentinel else 1.0
+
+
+def _conditions(
+    beside: Bystanders, guards: Sequence[float], set_aside: int, sentinel: Turn | None
+) -> Conditions:
+    third = max(1, len(guards) // 3)
+    before, after = statistics.median(guards[:third]), statistics.median(guards[-third:])
+    return Conditions(
+        set_aside=set_aside,
+        sentinel_ms=(round(before, 4), round(after, 4)) if sentinel else None,
+        others_cores=beside.others_cores,
+        stolen_cores=beside.stolen_cores,
+        load=beside.load,
+    )
+
+
+def _warm_up(turn: Turn, longest_s: float = 0.5) -> float:
     """Run until two windows agree within 5 %, or time is up; seconds one call then takes."""
     started, before = time.perf_counter(), math.inf
     while True:
-        now = statistics.median(_turn(call, 5)) / 1e3
+        now = statistics.median(turn(5)) / 1e3
         if abs(now - before) <= 0.05 * now or time.perf_counter() - started > longest_s:
             return max(now, 1e-7)
         before = now
 
 
-def _turn(call: Callable[[], object], times: int) -> list[float]:
-    call()  # brings its weights back into the caches after another subject's turn
-    taken = []
-    for _ in range(times):
-        begun = time.perf_counter_ns()
-        call()
-        taken.append((time.perf_counter_ns() - begun) / 1e6)
-    return taken
-
-
-def _receipt(name: str, target: Target, samples: list[float]) -> Measurement:
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+def _receipt(
+    name: str, target: Target, rounds: Sequence[Sequence[float]], conditions: Conditions
+) -> Measurement:
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    rounded = tuple(round(sample, 6) for sample in samples)
-    return Measurement(name, str(target), rounded, fingerprint(target), date, round(load, 2))
+    samples = tuple(round(sample, 6) for part in rounds for sample in part)
+    sizes = tuple(len(part) for part in rounds)
+    return Measurement(name, str(target), samples, fingerprint(target), date, sizes, conditions)

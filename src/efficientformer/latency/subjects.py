@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.utils.model import reparameterize_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
 from efficientformer.files import read_json
-from efficientformer.latency.artefact import network_runner, runner
+from efficientformer.latency.process import Process
 from efficientformer.latency.runtimes import RUNTIMES
 from efficientformer.latency.target import Target
-from efficientformer.latency.untrained import untrained
+from efficientformer.latency.untrained import randomise_vectors, untrained
+from efficientformer.model.checkpoint import load_model
 from efficientformer.presets import PRESETS
 
 TIMM = "timm/"
@@ -37,41 +39,68 @@ class Subject:
         image: (channels, height, width).
         params: learned parameters; None for an exported file.
         macs: multiply-accumulates for one image; None for an exported file.
-        call: one inference.
+        identity: what its weights and shape follow from, for telling whether an export of it is at hand.
+        build: makes the network; None if there are only exported files.
+        files: exported files that stand for it, by runtime.
     """
 
     name: str
     image: Image
     params: int | None
     macs: int | None
-    call: Callable[[], object]
+    identity: str
+    build: Callable[[], nn.Module] | None
+    files: Mapping[str, Path]
+
+    @property
+    def short(self) -> str:
+        """Its name, fit for a file's."""
+        return re.sub(r"[^A-Za-z0-9_.]+", "-", Path(self.name).name)[:60] or "network"
+
+    def file(self, target: Target) -> Path:
+        """The exported file for a target.
+
+        Raises:
+            InputError: if there is none.
+        """
+        if target.runtime not in self.files:
+            kept = ", ".join(f"{path.name} ({runtime})" for runtime, path in self.files.items())
+            raise InputError(f"{self.name}: is a file of another runtime than {target.runtime}: {kept}")
+        return self.files[target.runtime]
 
 
-def subject(name: str, target: Target, input_size: int | None = None) -> Subject:
-    """Load and export what a name stands for, with random weights where it has none of its own.
+def subject(name: str, input_size: int | None = None) -> Subject:
+    """What a name stands for; a network without weights of its own gets random ones.
 
     Args:
-        name: a preset, `timm/NAME`, an `architecture.json`, an exported file, or a run's folder, which stands
-            for its exported file.
-        target: where it will run.
+        name: a preset, `timm/NAME`, an `architecture.json`, a `.safetensors` file of ours, an exported file,
+            or a run's folder, which stands for its exported file and, under other runtimes, its weights.
         input_size: pixels of a side; by default the model's own.
 
     Raises:
         InputError: if the name stands for nothing.
     """
     path = Path(name)
-    suffix = RUNTIMES[target.runtime].suffix
-    exported = path if path.is_file() else path / f"model{suffix}"
-    if exported.is_file() and exported.suffix == suffix:
-        return _file(name, exported, target, input_size)
-    if path.is_dir() or (path.is_file() and path.suffix == ".json"):
-        return _network(name, read_architecture(path), target, input_size)
+    if path.is_dir() and not runtime_of(path):
+        return _run(name, path, input_size)
+    if path.exists() and (runtime := runtime_of(path)):
+        return _file(name, path, runtime, input_size)
+    if path.is_file() and path.suffix == ".json":
+        return _untrained(name, read_architecture(path), input_size)
+    if path.is_file() and path.suffix == ".safetensors":
+        return _trained(name, path, {}, input_size)
     if name in PRESETS:
-        return _network(name, PRESETS[name], target, input_size)
+        return _untrained(name, PRESETS[name], input_size)
     if name.startswith(TIMM):
-        return _peer(name, target, input_size)
+        return _peer(name, input_size)
     known = f"{', '.join(PRESETS)}, timm/NAME, a run's folder, an architecture.json or an exported file"
     raise InputError(f"model {name!r} is not known; give one of {known}")
+
+
+def runtime_of(path: Path) -> str | None:
+    """The runtime whose files end like this one; of two that fit, the longer ending."""
+    fitting = [runtime for runtime in RUNTIMES.values() if path.name.endswith(runtime.suffix)]
+    return max(fitting, key=lambda runtime: len(runtime.suffix)).name if fitting else None
 
 
 def read_architecture(path: Path) -> Architecture:
@@ -89,30 +118,66 @@ def read_architecture(path: Path) -> Architecture:
         raise InputError(f"{file}: {error}") from None
 
 
-def _network(name: str, architecture: Architecture, target: Target, input_size: int | None) -> Subject:
+def _untrained(name: str, architecture: Architecture, input_size: int | None) -> Subject:
+    architecture = _sized(architecture, input_size)
+    identity = json.dumps(architecture.to_json(), sort_keys=True)
+    return _network(name, architecture, identity, lambda: untrained(architecture), {})
+
+
+def _trained(name: str, path: Path, files: Mapping[str, Path], input_size: int | None) -> Subject:
+    network = load_model(path)
     if input_size:
-        architecture = dataclasses.replace(architecture, input_size=(input_size, input_size))
+        network.set_input_size(input_size)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return _network(name, network.architecture, digest, lambda: network, files)
+
+
+def _network(
+    name: str,
+    architecture: Architecture,
+    identity: str,
+    build: Callable[[], nn.Module],
+    files: Mapping[str, Path],
+) -> Subject:
     image = (architecture.in_channels, *architecture.input_size)
-    call = network_runner(untrained(architecture), target, image)
-    return Subject(name, image, architecture.params, architecture.macs, call)
+    return Subject(name, image, architecture.params, architecture.macs, identity, build, files)
 
 
-def _file(name: str, path: Path, target: Target, input_size: int | None) -> Subject:
-    session = RUNTIMES[target.runtime].load(path, target.threads)
-    batch, *image = session.shape
-    if batch != 1 or len(image) != 3 or 0 in image or not session.takes_float32:
-        raise InputError(f"{path}: takes {session.shape}, not one float32 image (1, channels, h, w)")
-    shape = (image[0], image[1], image[2])
-    if input_size and shape[1:] != (input_size, input_size):
+def _sized(architecture: Architecture, input_size: int | None) -> Architecture:
+    if not input_size:
+        return architecture
+    return dataclasses.replace(architecture, input_size=(input_size, input_size))
+
+
+def _run(name: str, folder: Path, input_size: int | None) -> Subject:
+    """A run's folder: its exported files, its weights, or at least its architecture."""
+    architecture = read_architecture(folder)
+    own = input_size in (None, architecture.input_size[0])
+    files = {runtime.name: folder / f"model{runtime.suffix}" for runtime in RUNTIMES.values()}
+    files = {runtime: path for runtime, path in files.items() if own and path.exists()}
+    weights = folder / "model.safetensors"
+    if weights.exists():
+        return _trained(name, weights, files, input_size)
+    return dataclasses.replace(_untrained(name, architecture, input_size), files=files)
+
+
+def _file(name: str, path: Path, runtime: str, input_size: int | None) -> Subject:
+    with Process(path, Target(runtime)) as process:
+        shape, takes_float32 = process.shape, process.takes_float32
+    batch, *image = shape
+    if batch != 1 or len(image) != 3 or 0 in image:
+        raise InputError(f"{path}: takes {shape}, not one image (1, channels, h, w)")
+    if not takes_float32:
+        raise InputError(f"{path}: takes other numbers than 32-bit floats; export it with a float32 input")
+    shown = (image[0], image[1], image[2])
+    if input_size and shown[1:] != (input_size, input_size):
         raise InputError(
-            f"{path}: was exported for {shape[1]}×{shape[2]} pixels, not --input-size {input_size}"
+            f"{path}: was exported for {shown[1]}×{shown[2]} pixels, not --input-size {input_size}"
         )
-    known = read_architecture(path.parent) if path.parent == Path(name) else None  # a run's folder
-    sizes = (known.params, known.macs) if known else (None, None)
-    return Subject(name, shape, *sizes, runner(path, target, (1, *shape)))
+    return Subject(name, shown, None, None, "", None, {runtime: path})
 
 
-def _peer(name: str, target: Target, input_size: int | None) -> Subject:
+def _peer(name: str, input_size: int | None) -> Subject:
     model, image = peer(name, input_size=input_size)
     params = sum(parameter.numel() for parameter in model.parameters())
     try:
@@ -120,8 +185,18 @@ def _peer(name: str, target: Target, input_size: int | None) -> Subject:
     except (RuntimeError, AssertionError) as error:
         why = " ".join(str(error).split())
         raise InputError(f"{name}: does not run at {image[1]}×{image[2]} pixels ({why})") from None
-    deployed = reparameterize_model(model)
-    return Subject(name, image, params, macs, network_runner(deployed, target, image))
+    return Subject(name, image, params, macs, name, lambda: deployed_peer(name, input_size), {})
+
+
+def deployed_peer(name: str, input_size: int | None = None) -> nn.Module:
+    """A timm model with random weights as it is deployed: branches merged, vectors away from 0 and 1."""
+    from timm.utils.model import reparameterize_model
+
+    model, _ = peer(name, input_size=input_size)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        randomise_vectors(model)
+    return reparameterize_model(model).eval()
 
 
 def peer(
@@ -132,6 +207,8 @@ def peer(
     Raises:
         InputError: if timm has no model of that name, or not at that size.
     """
+    import timm
+
     short = name.removeprefix(TIMM)
     if short not in timm.list_models():
         near = ", ".join(timm.list_models(f"*{short[:8]}*")[:3])

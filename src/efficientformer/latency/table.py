@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -29,9 +30,12 @@ from torch import nn
 
 from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
-from efficientformer.latency.measure import Measurement, measure
-from efficientformer.latency.runtimes import RUNTIMES, Traced
-from efficientformer.latency.target import Target, fingerprint
+from efficientformer.latency.machine import fingerprint
+from efficientformer.latency.measure import in_process, measure
+from efficientformer.latency.measurement import Measurement
+from efficientformer.latency.runtimes import Traced, usable
+from efficientformer.latency.runtimes.base import random_image
+from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import deployed_layer, input_shape
 from efficientformer.layers import Layer
 
@@ -260,14 +264,14 @@ def measure_layers(
         target: where.
         with_call: also time an all but empty model, under the key `CALL`.
     """
-    runtime = RUNTIMES[target.runtime]
+    runtime = usable(target.runtime, target.device)
     traced = {layer.key(): Traced(deployed_layer(layer), input_shape(layer)) for layer in layers}
     if with_call:
         traced[CALL] = Traced(nn.ReLU(), (1, 8))
-    files = runtime.export_many(list(traced.values()))
-    subjects = {}
-    for (key, item), content in zip(traced.items(), files, strict=True):
-        session = runtime.load(content, target.threads)
-        array = np.random.default_rng(0).standard_normal(item.shape, dtype=np.float32)
-        subjects[key] = lambda session=session, array=array: session.run(array)
-    return measure(subjects, target, rounds=8, seconds=0.15, min_samples=24)
+    with tempfile.TemporaryDirectory() as folder:
+        files = runtime.export_many(list(traced.values()), Path(folder))
+        subjects = {}
+        for (key, item), file in zip(traced.items(), files, strict=True):
+            session, array = runtime.load(file, target.settings), random_image(item.shape)
+            subjects[key] = in_process(lambda session=session, array=array: session.run(array))
+        return measure(subjects, target, rounds=8, seconds=0.15, min_samples=24)

@@ -1,16 +1,11 @@
-"""Where time is measured: a `Target`, and the fingerprint of the machine behind it."""
+"""Where time is measured: a `Target`."""
 
 from __future__ import annotations
 
-import os
-import platform
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
 
 from efficientformer.errors import InputError
-from efficientformer.latency import runtimes
+from efficientformer.latency.runtimes import RUNTIMES, Settings
 
 
 @dataclass(frozen=True)
@@ -19,9 +14,9 @@ class Target:
 
     Attributes:
         runtime: a name in `runtimes.RUNTIMES`.
-        device: `cpu`.
+        device: `cpu`, or another that the runtime knows.
         threads: how many threads one inference may use.
-        precision: of weights and activations; `fp32`.
+        precision: of weights and activations: `fp32`, `fp16`, `bf16` or `int8`.
     """
 
     runtime: str = "onnxruntime"
@@ -47,19 +42,31 @@ class Target:
         return cls(name, device, _positive(text, options["threads"]), options["precision"])._checked(text)
 
     def _checked(self, text: str) -> Target:
-        if self.runtime not in runtimes.RUNTIMES:
-            known = ", ".join(runtimes.RUNTIMES)
+        if self.runtime not in RUNTIMES:
+            known = ", ".join(RUNTIMES)
             raise InputError(f"target {text!r}: unknown runtime {self.runtime!r}; known: {known}")
-        runtime = runtimes.RUNTIMES[self.runtime]
+        runtime = RUNTIMES[self.runtime]
         for what, value, known in (
             ("device", self.device, runtime.devices),
             ("precision", self.precision, runtime.precisions),
         ):
             if value not in known:
-                raise InputError(
-                    f"target {text!r}: {self.runtime} runs here on {what} {', '.join(known)} only"
-                )
+                raise InputError(f"target {text!r}: {self.runtime} knows {what} {', '.join(known)} only")
         return self
+
+    @property
+    def settings(self) -> Settings:
+        """How the runtime is to run a file."""
+        return Settings(self.device, self.threads, self.precision)
+
+    @property
+    def short(self) -> str:
+        """As a person would write it: without what is usual."""
+        usual = {"device": "cpu", "threads": 1, "precision": "fp32"}
+        device = "" if self.device == usual["device"] else f":{self.device}"
+        options = {"threads": self.threads, "precision": self.precision}
+        told = "".join(f":{key}={value}" for key, value in options.items() if value != usual[key])
+        return f"{self.runtime}{device}{told}"
 
     def __str__(self) -> str:
         return f"{self.runtime}:{self.device}:threads={self.threads}:precision={self.precision}"
@@ -69,25 +76,3 @@ def _positive(text: str, number: str) -> int:
     if not number.isdecimal() or int(number) < 1:
         raise InputError(f"target {text!r}: threads must be a whole number from 1, not {number!r}")
     return int(number)
-
-
-def fingerprint(target: Target) -> dict[str, str]:
-    """What must be the same for two latencies to be comparable: processor, system, runtime, exporter."""
-    return {
-        "processor": _processor(),
-        "cores": str(os.cpu_count()),
-        "system": f"{platform.system()} {platform.machine()}",
-        "runtime": f"{target.runtime} {runtimes.RUNTIMES[target.runtime].version()}",
-        "exporter": f"torch {torch.__version__}",
-    }
-
-
-def _processor() -> str:
-    facts: dict[str, str] = {}
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = (line.partition(":") for line in cpuinfo.read_text().splitlines() if ":" in line)
-        facts = {key.strip(): value.strip() for key, _, value in lines}
-    name = facts.get("model name") or platform.processor() or platform.machine()
-    numbers = [f"{key} {facts[key]}" for key in ("cpu family", "model", "stepping") if key in facts]
-    return f"{name} ({', '.join(numbers)})" if numbers else name

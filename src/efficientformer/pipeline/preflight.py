@@ -12,8 +12,8 @@ from efficientformer.architecture import Architecture
 from efficientformer.data.folder import Split
 from efficientformer.errors import InputError
 from efficientformer.files import read_json
-from efficientformer.latency.artefact import network_runner
-from efficientformer.latency.measure import Measurement, measure_until_usable
+from efficientformer.latency.bench import time_entries
+from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.table import Fit, LatencyTable
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import untrained
@@ -128,10 +128,10 @@ def _check_budget(job: Job, plan: Plan) -> None:
 
 def measure_untrained(networks: tuple[Architecture, ...], target: Target) -> dict[Architecture, Measurement]:
     """Export networks with random weights and time them in one interleaved run."""
-    runners = {
-        str(index): network_runner(untrained(one.compact()), target, (one.in_channels, *one.input_size))
+    entries = {
+        str(index): (untrained(one.compact()), (one.in_channels, *one.input_size))
         for index, one in enumerate(networks)
     }
-    receipts = measure_until_usable(runners, target, seconds=1.5)
+    receipts = time_entries(entries, target, seconds=1.5)
     named = zip(networks, receipts.values(), strict=True)
     return {one: dataclasses.replace(receipt, model=str(one)) for one, receipt in named}

@@ -13,8 +13,9 @@ from efficientformer.architecture import Architecture
 from efficientformer.data.batches import cached_side, evaluation_batches
 from efficientformer.data.folder import Split
 from efficientformer.data.images import Images
-from efficientformer.latency.artefact import Artefact, export, network_runner, runner
-from efficientformer.latency.measure import Measurement, measure_until_usable
+from efficientformer.latency.artefact import Artefact, export
+from efficientformer.latency.bench import time_entries
+from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.runtimes import RUNTIMES
 from efficientformer.latency.subjects import count_macs, peer
 from efficientformer.latency.table import LatencyTable, Prediction
@@ -74,17 +75,13 @@ def prove(network: EfficientFormer, folder: RunFolder, plan: Plan, target: Targe
     image = (found.in_channels, *found.input_size)
     unslimmed = plan.space.largest
     mobilenet, _ = peer(PEER, num_classes=found.num_classes)
-    runners = {
-        "slimmed": runner(path, target, (1, *image)),
-        "unslimmed": network_runner(untrained(unslimmed), target, image),
-        PEER: network_runner(mobilenet, target, image),
-    }
+    entries = {"slimmed": path, "unslimmed": (untrained(unslimmed), image), PEER: (mobilenet, image)}
     sizes = {
         "slimmed": (found.params, found.macs),
         "unslimmed": (unslimmed.params, unslimmed.macs),
         PEER: (sum(p.numel() for p in mobilenet.parameters()), count_macs(mobilenet, image)),
     }
-    receipts = measure_until_usable(runners, target, rounds=20, seconds=4.0, min_samples=100)
+    receipts = time_entries(entries, target, rounds=21, seconds=4.0, min_samples=100)
     slimmed, *others = (Contender(name, *sizes[name], receipt) for name, receipt in receipts.items())
     return Proof(artefact, slimmed, tuple(others))
 
@@ -92,9 +89,8 @@ def prove(network: EfficientFormer, folder: RunFolder, plan: Plan, target: Targe
 def quick_receipt(architecture: Architecture, target: Target) -> Measurement:
     """A network's latency before it is worth training: exported with random weights and timed alone."""
     image = (architecture.in_channels, *architecture.input_size)
-    call = network_runner(untrained(architecture.compact()), target, image)
     name = str(architecture)
-    return measure_until_usable({name: call}, target, seconds=3.0, min_samples=60)[name]
+    return time_entries({name: (untrained(architecture.compact()), image)}, target)[name]
 
 
 @dataclass(frozen=True)

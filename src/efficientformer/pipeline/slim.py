@@ -12,8 +12,9 @@ from typing import Any
 
 from efficientformer.architecture import Architecture
 from efficientformer.data.folder import Split, scan
+from efficientformer.errors import PromiseError
 from efficientformer.files import read_json, write_json
-from efficientformer.latency.measure import Measurement
+from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.table import LatencyTable, Prediction
 from efficientformer.latency.target import Target
 from efficientformer.model.checkpoint import save_model
@@ -29,7 +30,7 @@ from efficientformer.search.journal import Journal
 ATTEMPTS = 4
 
 
-class BudgetMissedError(RuntimeError):
+class BudgetMissedError(PromiseError):
     """The exported file stayed over the budget after every attempt."""
 
 

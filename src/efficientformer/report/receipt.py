@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from efficientformer.latency.measure import NOISY, UNUSABLE
+from efficientformer.latency.measurement import NOISY, UNUSABLE
 from efficientformer.report import wording
 from efficientformer.report.trail import Trail
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
-from efficientformer.latency.measure import Measurement
+from efficientformer.latency.measurement import Measurement
 from efficientformer.search.actions import Action
 
 FORMAT = "efficientformer.journal/1"

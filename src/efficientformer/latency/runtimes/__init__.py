@@ -1,9 +1,50 @@
-"""The runtimes: one file each, all with the functions of `Runtime`."""
+"""The runtimes: one file each, all with the functions of `Runtime`. A new one is a file and a line here."""
 
-from efficientformer.latency.runtimes import onnxruntime
-from efficientformer.latency.runtimes.base import Runtime, Session, Traced
+from efficientformer.errors import InputError
+from efficientformer.latency.runtimes.base import (
+    MissingRuntimeError,
+    NoProfilerError,
+    Operator,
+    Runtime,
+    Session,
+    Settings,
+    Trace,
+    Traced,
+    UnsupportedOperatorError,
+    version,
+)
+from efficientformer.latency.runtimes.onnxruntime import OnnxRuntime
 
-RUNTIMES: dict[str, Runtime] = {"onnxruntime": onnxruntime.OnnxRuntime()}
+RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in (OnnxRuntime(),)}
 """Every runtime by the name it has in a target."""
 
-__all__ = ["RUNTIMES", "Runtime", "Session", "Traced"]
+
+def usable(name: str, device: str = "cpu") -> Runtime:
+    """A runtime that can run files on a device of this machine.
+
+    Raises:
+        InputError: if there is none of that name.
+        MissingRuntimeError: if it is not installed, or does not work here.
+    """
+    if name not in RUNTIMES:
+        raise InputError(f"runtime {name!r} is not known; known: {', '.join(RUNTIMES)}")
+    trouble = RUNTIMES[name].trouble(device)
+    if trouble:
+        raise MissingRuntimeError(f"{name}: {trouble}")
+    return RUNTIMES[name]
+
+
+__all__ = [
+    "RUNTIMES",
+    "MissingRuntimeError",
+    "NoProfilerError",
+    "Operator",
+    "Runtime",
+    "Session",
+    "Settings",
+    "Trace",
+    "Traced",
+    "UnsupportedOperatorError",
+    "usable",
+    "version",
+]

@@ -1,14 +1,24 @@
-"""What every runtime can do."""
+"""What every runtime can do, and the values it deals in. Nothing here imports torch or a runtime.
+
+A runtime's file is imported to list it, to measure with it in a process of its own, and to export with it;
+only the last needs torch. So each imports its packages where it uses them.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from torch import nn
+
+from efficientformer.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -19,12 +29,76 @@ class Traced:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How a file is run.
+
+    Attributes:
+        device: one of the runtime's devices.
+        threads: how many threads one inference may use.
+        precision: of weights and activations, one of the runtime's precisions.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of a profiled network.
+
+    Attributes:
+        name: as the runtime calls it.
+        kind: its type, in the runtime's words: `Conv`, `Softmax`, …
+        ms: median milliseconds it takes in one inference.
+        source: dotted path of the module it came from, such as `3.mlp.path.0`; empty if that is not known.
+        detail: kernel, shapes or layouts, where the runtime tells; empty otherwise.
+        role: `compute`; `convert` for a change of layout or number type that the runtime put in; `fallback`
+            for a node that did not run where the rest did.
+    """
+
+    name: str
+    kind: str
+    ms: float
+    source: str = ""
+    detail: str = ""
+    role: str = "compute"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a runtime's own profiler says of one network.
+
+    Attributes:
+        operators: every operator, in the order of their execution as far as it is known.
+        whole_ms: samples of the whole inference while the profiler ran.
+        profiler: its name.
+    """
+
+    operators: tuple[Operator, ...]
+    whole_ms: tuple[float, ...]
+    profiler: str
+
+
+class MissingRuntimeError(InputError):
+    """A runtime's packages are not installed, or do not load."""
+
+
+class NoProfilerError(InputError):
+    """The runtime, as it is distributed, cannot tell its operators' times."""
+
+
+class UnsupportedOperatorError(InputError):
+    """A runtime's converter has no counterpart for an operator of the network."""
+
+
 class Session(Protocol):
     """A loaded file, ready to run."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The input's shape, batch first."""
+        """The input's shape, batch first; a free batch counts as 1, any other free dimension as 0."""
         ...
 
     @property
@@ -33,7 +107,7 @@ class Session(Protocol):
         ...
 
     def run(self, array: np.ndarray) -> np.ndarray:
-        """The outputs for one float32 input of the exported shape."""
+        """The first output, float32, for one float32 input of the exported shape. It waits for the device."""
         ...
 
 
@@ -41,32 +115,112 @@ class Runtime(Protocol):
     """An inference runtime."""
 
     @property
+    def name(self) -> str:
+        """What it is called in a target."""
+        ...
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The distributions it needs; the first one's version is the runtime's."""
+        ...
+
+    @property
+    def extra(self) -> str:
+        """The extra of ours that installs them; empty if they always are."""
+        ...
+
+    @property
     def suffix(self) -> str:
-        """The ending of its files."""
+        """The ending of the file (or folder) that its artefacts are known by."""
         ...
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Devices it runs on here."""
+        """Devices it is used on, whether this machine has them or not."""
         ...
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """Precisions it is used with here."""
+        """Precisions it is used with."""
         ...
 
-    def version(self) -> str:
-        """The installed version."""
+    def trouble(self, device: str = "cpu") -> str | None:
+        """None if files can be run here on a device; otherwise why not, and what to do about it."""
         ...
 
-    def export(self, traced: Traced, path: Path) -> None:
-        """Write one module as a file of this runtime."""
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """All the files of an artefact, its main one (or its folder) first."""
         ...
 
-    def export_many(self, traced: Sequence[Traced]) -> list[bytes]:
-        """Several small modules, each as the content of a file of its own."""
+    def export(
+        self, traced: Traced, path: Path, precision: str = "fp32", calibration: np.ndarray | None = None
+    ) -> None:
+        """Write one module as an artefact with one input and one output.
+
+        Args:
+            traced: what to export.
+            path: its main file; files beside it have the same stem.
+            precision: one of `precisions`.
+            calibration: (n, channels, height, width) float32, images as the network takes them, for int8.
+
+        Raises:
+            UnsupportedOperatorError: if the converter cannot express the module.
+        """
         ...
 
-    def load(self, source: Path | bytes, threads: int) -> Session:
-        """A file, or its content, ready to run on so many threads."""
+    def export_many(self, traced: Sequence[Traced], folder: Path) -> list[Path]:
+        """Several small modules in float32, each a file of its own in a folder."""
         ...
+
+    def load(self, path: Path, settings: Settings) -> Session:
+        """An artefact, ready to run.
+
+        Raises:
+            InputError: if it is not one of this runtime's, or cannot be run.
+        """
+        ...
+
+    def operators(self, path: Path, settings: Settings, array: np.ndarray, runs: int) -> Trace:
+        """Run an artefact so many times under the runtime's own profiler.
+
+        Raises:
+            NoProfilerError: if it has none.
+        """
+        ...
+
+
+def installed(package: str) -> str | None:
+    """A distribution's version; None if it is not there."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def missing(runtime: Runtime) -> str | None:
+    """None if a runtime's packages are installed; otherwise which is not, and how to get it."""
+    for package in runtime.packages:
+        if installed(package) is None:
+            return f"{package} is not installed; pip install 'efficientformer[{runtime.extra}]'"
+    return None
+
+
+def version(runtime: Runtime) -> str:
+    """The runtime's version, `missing` if it is not installed."""
+    return installed(runtime.packages[0]) or "missing"
+
+
+def last_line(error: BaseException) -> str:
+    """The most telling line of an error of somebody else's."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def random_image(shape: Sequence[int]) -> np.ndarray:
+    """Numbers like those of a normalised image, the same each time."""
+    return np.random.default_rng(0).standard_normal(tuple(shape), dtype=np.float32)
+
+
+def as_float32(output: Any) -> np.ndarray:
+    """An output of any float type as float32."""
+    return np.ascontiguousarray(np.asarray(output), dtype=np.float32)

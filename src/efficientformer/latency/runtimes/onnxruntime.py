@@ -1,75 +1,106 @@
-"""ONNX Runtime on the CPU: the default target."""
+"""ONNX Runtime: the default target."""
 
 from __future__ import annotations
 
-import logging
-import warnings
+import json
+import statistics
+import tempfile
+import time
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
-import onnx
-import onnx.utils
-import onnxruntime
-import torch
-from torch import Tensor, nn
 
 from efficientformer.errors import InputError
 from efficientformer.files import write_atomically
-from efficientformer.latency.runtimes.base import Traced
+from efficientformer.latency.runtimes.base import (
+    Operator,
+    Settings,
+    Trace,
+    Traced,
+    as_float32,
+    last_line,
+    missing,
+)
 
-OPSET = 20  # the first with Gelu as one operator
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_CONVERTING = ("Reorder", "Transpose", "Cast", "QuantizeLinear", "DequantizeLinear", "Memcpy")
+_WARM_UP = 3
 
 
 class OnnxRuntime:
-    """ONNX files, run by ONNX Runtime's CPU provider."""
+    """ONNX files, run by ONNX Runtime."""
 
+    name = "onnxruntime"
+    packages = ("onnxruntime", "onnx", "onnxscript")
+    extra = ""
     suffix = ".onnx"
-    devices = ("cpu",)
-    precisions = ("fp32",)
+    devices = ("cpu", "cuda")
+    precisions = ("fp32", "int8")
 
-    def version(self) -> str:
-        """The installed version."""
-        return onnxruntime.__version__
+    def trouble(self, device: str = "cpu") -> str | None:
+        """Not installed, or built without the device."""
+        if lacking := missing(self):
+            return lacking
+        import onnxruntime
 
-    def export(self, traced: Traced, path: Path) -> None:
+        if PROVIDERS[device] not in onnxruntime.get_available_providers():
+            return f"the installed onnxruntime has no {PROVIDERS[device]}; pip install onnxruntime-gpu"
+        return None
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """One file with the weights inside."""
+        return (path,)
+
+    def export(
+        self, traced: Traced, path: Path, precision: str = "fp32", calibration: np.ndarray | None = None
+    ) -> None:
         """Write one module as an ONNX file with its weights inside, the input named `images`."""
-        model = _convert([traced], ["images"], ["logits"])
-        write_atomically(path, model.SerializeToString())
+        from efficientformer.latency.runtimes.onnx_files import convert_one
 
-    def export_many(self, traced: Sequence[Traced]) -> list[bytes]:
-        """Convert several modules in one pass of the exporter, whose fixed cost is high, then part them."""
-        inputs = [f"in{index}" for index in range(len(traced))]
-        outputs = [f"out{index}" for index in range(len(traced))]
-        extractor = onnx.utils.Extractor(_convert(traced, inputs, outputs))
-        pairs = zip(inputs, outputs, strict=True)
-        return [extractor.extract_model([i], [o]).SerializeToString() for i, o in pairs]
+        model = convert_one(traced)
+        if precision == "int8":
+            from efficientformer.latency.runtimes.onnx_int8 import quantise
 
-    def load(self, source: Path | bytes, threads: int) -> OnnxSession:
-        """A session on so many threads, none of which spins while it waits.
+            if calibration is None:
+                raise InputError("onnxruntime: int8 needs images to calibrate on; give --images DIR")
+            quantise(model, calibration, path)
+        else:
+            write_atomically(path, model.SerializeToString())
 
-        Raises:
-            InputError: if the file is not an ONNX model that this runtime can run.
-        """
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        model = source if isinstance(source, bytes) else str(source)
-        try:
-            session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime's own error classes are not public
-            name = "model" if isinstance(source, bytes) else source
-            raise InputError(f"{name}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from None
-        return OnnxSession(session)
+    def export_many(self, traced: Sequence[Traced], folder: Path) -> list[Path]:
+        """Several modules in one pass of the exporter, a file each."""
+        from efficientformer.latency.runtimes.onnx_files import convert_each
+
+        paths = [folder / f"{index}{self.suffix}" for index in range(len(traced))]
+        for path, model in zip(paths, convert_each(traced), strict=True):
+            write_atomically(path, model.SerializeToString())
+        return paths
+
+    def load(self, path: Path, settings: Settings) -> OnnxSession:
+        """A session on so many threads, none of which spins while it waits."""
+        return OnnxSession(_session(path, settings, profile_to=None))
+
+    def operators(self, path: Path, settings: Settings, array: np.ndarray, runs: int) -> Trace:
+        """ONNX Runtime's own trace: a node's kernel time, medians over the runs."""
+        with tempfile.TemporaryDirectory() as folder:
+            session = _session(path, settings, profile_to=Path(folder) / "trace")
+            inner, whole = OnnxSession(session), []
+            for _ in range(_WARM_UP + runs):
+                begun = time.perf_counter_ns()
+                inner.run(array)
+                whole.append((time.perf_counter_ns() - begun) / 1e6)
+            events = json.loads(Path(session.end_profiling()).read_text())
+        operators = _by_node(events, settings)
+        return Trace(operators, tuple(whole[_WARM_UP:]), "ONNX Runtime's session profiler")
 
 
 class OnnxSession:
     """One loaded ONNX model with one input and one output."""
 
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, session: Any) -> None:
         self._session = session
         self._input = session.get_inputs()[0]
 
@@ -87,36 +118,53 @@ class OnnxSession:
 
     def run(self, array: np.ndarray) -> np.ndarray:
         """The first output for one float32 input."""
-        return cast(np.ndarray, self._session.run(None, {self._input.name: array})[0])
+        return as_float32(self._session.run(None, {self._input.name: array})[0])
 
 
-class _Bundle(nn.Module):
-    """Several modules side by side, so that one export converts them all."""
+def _session(path: Path, settings: Settings, profile_to: Path | None) -> Any:
+    import onnxruntime
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(modules)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if profile_to is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile_to)
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=[PROVIDERS[settings.device]])
+    except Exception as error:  # the runtime's own error classes are not public
+        raise InputError(f"{path}: ONNX Runtime cannot load it: {last_line(error)}") from None
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Each module on its own input."""
-        return tuple(part(x) for part, x in zip(self.parts, inputs, strict=True))
+
+def _by_node(events: list[dict[str, Any]], settings: Settings) -> tuple[Operator, ...]:
+    times, about, order = defaultdict(list), {}, {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            name = event["name"].removesuffix("_kernel_time")
+            key = (name, event["args"].get("node_index", ""))
+            times[key].append(event["dur"] / 1e3)
+            about[key], order[key] = event["args"], order.get(key, len(order))
+    return tuple(
+        _operator(key[0], statistics.median(times[key][_WARM_UP:]), about[key], settings) for key in order
+    )
 
 
-def _convert(traced: Sequence[Traced], inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
-    bundle = _Bundle([item.module for item in traced]).eval()
-    examples = tuple(torch.zeros(item.shape) for item in traced)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch's exporter warns of its own internals
-        program = torch.onnx.export(
-            bundle,
-            examples,
-            dynamo=True,
-            verbose=False,
-            opset_version=OPSET,
-            input_names=inputs,
-            output_names=outputs,
-        )
-    if program is None:
-        raise RuntimeError("torch.onnx.export gave no program")
-    return program.model_proto
+def _operator(name: str, ms: float, about: dict[str, Any], settings: Settings) -> Operator:
+    from efficientformer.latency.runtimes.onnx_files import module_of
+
+    kind, source = about["op_name"], module_of(name)
+    role = "compute"
+    if about.get("provider") != PROVIDERS[settings.device]:
+        role = "fallback"
+    elif kind.startswith(_CONVERTING) and (not source or kind != "Transpose"):
+        role = "convert"
+    return Operator(name, kind, ms, source, _shapes(about), role)
+
+
+def _shapes(about: dict[str, Any]) -> str:
+    def listed(key: str) -> str:
+        shapes = [next(iter(one.values())) for one in about.get(key, []) if one]
+        return ", ".join("×".join(map(str, shape)) for shape in shapes if shape)
+
+    return f"{listed('input_type_shape')} → {listed('output_type_shape')}"
