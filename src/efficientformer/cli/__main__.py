@@ -1,0 +1,5 @@
+"""`python -m efficientformer.cli`."""
+
+from efficientformer.cli import run
+
+run()

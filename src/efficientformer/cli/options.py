@@ -1,0 +1,23 @@
+"""What commands share: options, and how a result becomes a JSON document."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document and no table.")]
+TargetText = Annotated[
+    str, Parameter(name="--target", help="Where to measure: RUNTIME[:DEVICE][:threads=N][:precision=P].")
+]
+Targets = Annotated[
+    list[str],
+    Parameter(name="--target", negative="", help="Where: RUNTIME[:DEVICE][:threads=N][:precision=P]."),
+]
+DEFAULT_TARGET = "onnxruntime:cpu:threads=1"
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(document, ensure_ascii=False))

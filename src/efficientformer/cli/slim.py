@@ -1,0 +1,138 @@
+"""`efficientformer slim` and `demo`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from efficientformer.cli.options import DEFAULT_TARGET, Json, TargetText, print_json
+from efficientformer.data.batches import Augmentation
+from efficientformer.latency.budget import Budget
+from efficientformer.latency.target import Target
+from efficientformer.pipeline.demo import demo_job, write_digits
+from efficientformer.pipeline.job import Job
+from efficientformer.pipeline.slim import slim as run_slim
+from efficientformer.report import write_report
+from efficientformer.search.supernet import Noise, Temperature
+from efficientformer.terminal.runs import accuracy_table, summary_table
+from efficientformer.terminal.table import show
+from efficientformer.training.recipe import Precision
+
+
+def slim(
+    *,
+    data: Path,
+    budget: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    target: TargetText = DEFAULT_TARGET,
+    input_size: int = Job.input_size,
+    out: Path = Path("runs/slim"),
+    supernet: str = Job.supernet,
+    supernet_epochs: int = Job.supernet_epochs,
+    epochs: int = Job.epochs,
+    batch_size: int = Job.batch_size,
+    learning_rate: float = Job.learning_rate,
+    min_area: float = Augmentation.min_area,
+    flip: bool = Augmentation.flip,
+    precision: Precision = Job.precision,
+    tau_start: float = Temperature.start,
+    tau_end: float = Temperature.end,
+    noise: Noise = Temperature.noise,
+    max_unreadable: float = Job.max_unreadable,
+    train_unslimmed: bool = Job.train_unslimmed,
+    table: Path | None = None,
+    seed: int = Job.seed,
+    as_json: Json = False,
+) -> None:
+    """The main job: from a folder of images and a budget to a trained network that meets it, with the proof.
+
+    Start the same command again to go on with a run that was stopped.
+
+    Args:
+        data: folder of train/<class>/* and val/<class>/*, or of <class>/*.
+        budget: latency of one inference with its unit: 8ms, 500us, or 50% of the unslimmed network.
+        target: where it must be met.
+        input_size: pixels of a side, a multiple of 32.
+        out: the run's folder.
+        supernet: xs, s, m, l7, or auto for the smallest that leaves room for a search.
+        supernet_epochs: passes over the training images for the supernet.
+        epochs: the same for the network that is found.
+        batch_size: images a step.
+        learning_rate: AdamW's peak.
+        min_area: smallest share of an image that a random crop keeps.
+        flip: mirror images in training.
+        precision: of training; bf16 is faster where the processor has it.
+        tau_start: the supernet's softmax temperature at first.
+        tau_end: and at last.
+        noise: of the Gumbel softmax; the paper's text has uniform.
+        max_unreadable: greatest share of unreadable images that is put up with.
+        train_unslimmed: also train the unslimmed network, to see what slimming cost.
+        table: a latency table to use and extend, instead of the run's own.
+        seed: of everything random.
+        as_json: print the summary as JSON.
+    """
+    job = Job(
+        data,
+        Budget.parse(budget),
+        Target.parse(target),
+        input_size=input_size,
+        supernet=supernet,
+        supernet_epochs=supernet_epochs,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        augmentation=Augmentation(min_area, flip),
+        precision=precision,
+        temperature=Temperature(tau_start, tau_end, noise),
+        max_unreadable=max_unreadable,
+        train_unslimmed=train_unslimmed,
+        seed=seed,
+    )
+    _print_result(run_slim(job, out, table), out, as_json=as_json)
+
+
+def demo(
+    *,
+    budget: str = "50%",
+    target: TargetText = DEFAULT_TARGET,
+    out: Path = Path("runs/demo"),
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """The main job on scikit-learn's handwritten digits: minutes on two cores, no download.
+
+    Args:
+        budget: latency with its unit, or a share of the unslimmed network's.
+        target: where it must be met.
+        out: the run's folder; the images are written beside it.
+        seed: of everything random.
+        as_json: print the summary as JSON and nothing else.
+    """
+    job = demo_job(out.with_name("digits"), Budget.parse(budget), Target.parse(target), seed)
+    write_digits(job.data)
+    summary = run_slim(job, out)
+    _print_result(summary, out, as_json=as_json)
+    if not as_json:
+        print_json(_short(summary))
+
+
+def _print_result(summary: dict[str, Any], out: Path, *, as_json: bool) -> None:
+    page = write_report(out)
+    if as_json:
+        print_json(_short(summary))
+        return
+    show(summary_table(summary))
+    show(accuracy_table(summary))
+    print(f"network: {summary['architecture']}  (P pooling block, A attention block)")
+    print(f"report:  {page}")
+
+
+def _short(summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary without raw samples and layer lists; those stay in `summary.json`."""
+    short = {key: value for key, value in summary.items() if key not in ("layers", "classes")}
+    short["contenders"] = [
+        {**one, "latency": {key: value for key, value in one["latency"].items() if key != "samples_ms"}}
+        for one in summary["contenders"]
+    ]
+    return short

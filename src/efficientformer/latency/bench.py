@@ -1,0 +1,48 @@
+"""Networks and files timed against each other on one target: exported, checked, measured."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from efficientformer.latency.artefact import export, random_images
+from efficientformer.latency.measure import measure_files, until_usable
+from efficientformer.latency.measurement import Measurement
+from efficientformer.latency.runtimes import RUNTIMES
+from efficientformer.latency.target import Target
+
+Entry = Path | tuple[nn.Module, tuple[int, int, int]]
+"""An exported file, or a network and the image (channels, height, width) it takes."""
+
+
+def time_entries(entries: Mapping[str, Entry], target: Target, **settings: Any) -> dict[str, Measurement]:
+    """Time files and networks in one interleaved run; networks are exported for it and checked.
+
+    Taken again, up to three times, while a receipt comes out unusable.
+
+    Args:
+        entries: what to time, by name.
+        target: where.
+        settings: of `measure_files`.
+
+    Raises:
+        ExportMismatchError: if an export does not compute what its network does.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files = {
+            name: entry if isinstance(entry, Path) else _exported(entry, Path(folder) / str(index), target)
+            for index, (name, entry) in enumerate(entries.items())
+        }
+        return until_usable(lambda: measure_files(files, target, **settings))
+
+
+def _exported(entry: tuple[nn.Module, tuple[int, int, int]], folder: Path, target: Target) -> Path:
+    network, image = entry
+    path = folder / f"model{RUNTIMES[target.runtime].suffix}"
+    calibration = random_images(image, 8) if target.precision == "int8" else None
+    export(network, path, target, random_images(image), photographs=False, calibration=calibration)
+    return path

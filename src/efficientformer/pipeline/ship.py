@@ -1,0 +1,197 @@
+"""One network as files for several runtimes: each checked on images, timed, and listed with its figures.
+
+    efficientformer export runs/mine --to onnxruntime,openvino,tflite --images photos
+
+A runtime that fails does not stop the others; what failed, and why, is in the list.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from efficientformer.data.folder import is_image
+from efficientformer.errors import InputError, PromiseError
+from efficientformer.latency.artefact import Artefact, export, random_images
+from efficientformer.latency.measure import measure_files
+from efficientformer.latency.measurement import Measurement
+from efficientformer.latency.runtimes import RUNTIMES
+from efficientformer.latency.subjects import TIMM, deployed_peer, peer, read_architecture
+from efficientformer.latency.target import Target
+from efficientformer.latency.untrained import untrained
+from efficientformer.model.pretrained import create_transform
+from efficientformer.predict import load_network, open_picture, run_preparation
+from efficientformer.presets import PRESETS
+from efficientformer.progress import Progress
+
+FORMAT = "efficientformer.export/1"
+CHECKED, CALIBRATED = 64, 128  # images
+Prepare = Callable[[Image.Image], Tensor]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network to ship.
+
+    Attributes:
+        name: of its files.
+        network: in evaluation mode.
+        image: (channels, height, width) that it takes.
+        prepare: from an RGB picture to one such.
+        trained: whether its weights are; random ones otherwise, good for timing alone.
+    """
+
+    name: str
+    network: nn.Module
+    image: tuple[int, int, int]
+    prepare: Prepare
+    trained: bool
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What became of one target.
+
+    Attributes:
+        target: where it is to run.
+        artefact: the file with its check; None if there is none.
+        latency: its receipt; None if it cannot be run here.
+        error: why there is no artefact; empty if there is one.
+        broken: whether the error is a file that computes something else, not a runtime that cannot.
+        untimed: why there is no receipt; empty if there is one.
+    """
+
+    target: Target
+    artefact: Artefact | None = None
+    latency: Measurement | None = None
+    error: str = ""
+    broken: bool = False
+    untimed: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON document."""
+        return {
+            "target": str(self.target),
+            "artefact": self.artefact.to_json() if self.artefact else None,
+            "latency": self.latency.to_json() if self.latency else None,
+            "error": self.error or None,
+            "untimed": self.untimed or None,
+        }
+
+
+def ship(
+    model: Model, targets: Sequence[Target], out: Path, images: Path | None, progress: Progress
+) -> list[Shipped]:
+    """Export to each target in turn, check each file against PyTorch, then time each.
+
+    Args:
+        model: what to export.
+        targets: what for.
+        out: folder of the files.
+        images: a folder of pictures, searched at any depth; half calibrates int8, half checks. None checks on
+            random numbers, and then int8 is refused.
+        progress: told what happens.
+    """
+    check, calibration = (
+        pictures(images, model, progress) if images else (random_images(model.image, 4), None)
+    )
+    shipped = []
+    for number, target in enumerate(targets, 1):
+        progress.line(f"── {target} ({number}/{len(targets)})")
+        shipped.append(_one(model, target, out, check, calibration))
+        progress.line(f"   {shipped[-1].error or 'exported and checked'}")
+    return [_timed(one, out) for one in shipped]
+
+
+def file_name(model: Model, target: Target) -> str:
+    """`efficientformer_l1.onnx`, `efficientformer_l1.int8.onnx`."""
+    precision = "" if target.precision == "fp32" else f".{target.precision}"
+    return f"{model.name}{precision}{RUNTIMES[target.runtime].suffix}"
+
+
+def _one(model: Model, target: Target, out: Path, check: Tensor, calibration: Tensor | None) -> Shipped:
+    path = out / file_name(model, target)
+    try:
+        proof = export(
+            model.network, path, target, check, photographs=calibration is not None, calibration=calibration
+        )
+    except InputError as error:
+        return Shipped(target, error=str(error))
+    except PromiseError as error:
+        return Shipped(target, error=str(error), broken=True)
+    return Shipped(target, proof)
+
+
+def _timed(shipped: Shipped, out: Path) -> Shipped:
+    if shipped.artefact is None:
+        return shipped
+    target, path = shipped.target, out / shipped.artefact.path
+    trouble = RUNTIMES[target.runtime].trouble(target.device)
+    if trouble:
+        return dataclasses.replace(shipped, untimed=trouble)
+    return dataclasses.replace(shipped, latency=measure_files({path.name: path}, target)[path.name])
+
+
+def pictures(folder: Path, model: Model, progress: Progress) -> tuple[Tensor, Tensor]:
+    """Pictures as the network takes them: some to check on, others to calibrate on.
+
+    Raises:
+        InputError: if there are fewer than two.
+    """
+    files = sorted(path for path in folder.rglob("*") if is_image(path)) if folder.is_dir() else []
+    order = np.random.default_rng(0).permutation(len(files))
+    taken: list[Tensor] = []
+    for index in order:
+        picture = open_picture(files[index])
+        if isinstance(picture, str):
+            progress.line(f"   unreadable, left out: {files[index]}: {picture}")
+            continue
+        taken.append(model.prepare(picture))
+        if len(taken) == CHECKED + CALIBRATED:
+            break
+    if len(taken) < 2:
+        raise InputError(f"{folder}: holds {len(taken)} readable pictures; give a folder of at least two")
+    half = max(1, len(taken) * CHECKED // (CHECKED + CALIBRATED))
+    return torch.stack(taken[:half]), torch.stack(taken[half:])
+
+
+def model_to_ship(name: str, pretrained: str | None = None, input_size: int | None = None) -> Model:
+    """A network by what a person calls it.
+
+    Args:
+        name: a run's folder, a `.safetensors` file of ours, a preset, an `architecture.json`, or `timm/NAME`.
+        pretrained: a preset's weights: a file, or `hub`; without, they are random.
+        input_size: pixels of a side; the network's own by default.
+
+    Raises:
+        InputError: if the name stands for no network.
+    """
+    path, short = Path(name), Path(name).name.removesuffix(".json").removesuffix(".safetensors")
+    if name.startswith(TIMM):
+        network, image = peer(name, input_size=input_size)
+        return Model(short, deployed_peer(name, input_size), image, _timm_transform(network, image), False)
+    if (name in PRESETS and not pretrained) or path.suffix == ".json":
+        architecture = PRESETS[name] if name in PRESETS else read_architecture(path)
+        network, trained = untrained(architecture), False
+    else:
+        network, trained = load_network(name, pretrained), True
+    if input_size:
+        network.set_input_size(input_size)
+    prepare = run_preparation(path) or create_transform(network)
+    architecture = network.architecture
+    return Model(short, network, (architecture.in_channels, *architecture.input_size), prepare, trained)
+
+
+def _timm_transform(network: nn.Module, image: tuple[int, int, int]) -> Prepare:
+    from timm.data import create_transform as create
+    from timm.data import resolve_data_config
+
+    return create(**resolve_data_config({"input_size": image}, model=network))
