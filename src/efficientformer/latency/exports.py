@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import shutil
@@ -79,17 +80,17 @@ def _key(subject: Subject, target: Target) -> str:
         "device": target.device,
         "precision": target.precision,
         "packages": {package: importlib.metadata.version(package) for package in packages},
-        "code": _code(),
+        "code": _code(Path(inspect.getfile(type(runtime))).parent),
     }
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:20]
     return f"{subject.short}-{target.runtime}-{target.precision}-{digest}"
 
 
 @functools.cache
-def _code() -> str:
-    """A digest of the code that makes networks and files."""
-    files = [*(_OURS / "model").rglob("*.py"), *(_OURS / "latency" / "runtimes").rglob("*.py")]
-    single = ("architecture.py", "layers.py", "latency/untrained.py", "latency/artefact.py")
+def _code(runtime: Path) -> str:
+    """A digest of the code that makes networks, and files for one runtime."""
+    files = [*(_OURS / "model").rglob("*.py"), *runtime.rglob("*.py")]
+    single = ("architecture.py", "layers.py", "latency/untrained.py", "latency/runtimes/onnx_files.py")
     digest = hashlib.sha256()
     for file in sorted([*files, *(_OURS / name for name in single)]):
         digest.update(file.read_bytes())

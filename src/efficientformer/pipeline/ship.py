@@ -121,7 +121,12 @@ def _one(model: Model, target: Target, out: Path, check: Tensor, calibration: Te
     path = out / file_name(model, target)
     try:
         proof = export(
-            model.network, path, target, check, photographs=calibration is not None, calibration=calibration
+            model.network,
+            path,
+            target,
+            check,
+            photographs=calibration is not None and model.trained,
+            calibration=calibration,
         )
     except InputError as error:
         return Shipped(target, error=str(error))

@@ -13,9 +13,27 @@ from efficientformer.latency.runtimes.base import (
     UnsupportedOperatorError,
     version,
 )
+from efficientformer.latency.runtimes.coreml import CoreMl
+from efficientformer.latency.runtimes.executorch import ExecuTorch
+from efficientformer.latency.runtimes.ncnn import Ncnn
 from efficientformer.latency.runtimes.onnxruntime import OnnxRuntime
+from efficientformer.latency.runtimes.openvino import OpenVino
+from efficientformer.latency.runtimes.pytorch import Compiled, PyTorch
+from efficientformer.latency.runtimes.tflite import TfLite
 
-RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in (OnnxRuntime(),)}
+RUNTIMES: dict[str, Runtime] = {
+    runtime.name: runtime
+    for runtime in (
+        OnnxRuntime(),
+        OpenVino(),
+        TfLite(),
+        ExecuTorch(),
+        Ncnn(),
+        CoreMl(),
+        PyTorch(),
+        Compiled(),
+    )
+}
 """Every runtime by the name it has in a target."""
 
 

@@ -201,7 +201,8 @@ def missing(runtime: Runtime) -> str | None:
     """None if a runtime's packages are installed; otherwise which is not, and how to get it."""
     for package in runtime.packages:
         if installed(package) is None:
-            return f"{package} is not installed; pip install 'efficientformer[{runtime.extra}]'"
+            ours = f"efficientformer[{runtime.extra}]" if runtime.extra else "efficientformer"
+            return f"{package} is not installed; pip install '{ours}'"
     return None
 
 

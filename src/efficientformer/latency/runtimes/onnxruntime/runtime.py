@@ -62,7 +62,7 @@ class OnnxRuntime:
 
         model = convert_one(traced)
         if precision == "int8":
-            from efficientformer.latency.runtimes.onnx_int8 import quantise
+            from efficientformer.latency.runtimes.onnxruntime.int8 import quantise
 
             if calibration is None:
                 raise InputError("onnxruntime: int8 needs images to calibrate on; give --images DIR")
