@@ -19,7 +19,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +33,8 @@ import efficientformer as ef  # before timm: it repairs torchvision where it mus
 from efficientformer.files import write_atomically
 from efficientformer.latency.measure import in_process, measure
 from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.runtimes import RUNTIMES, Traced
+from efficientformer.latency.profile.work import macs_of
+from efficientformer.latency.runtimes import RUNTIMES, Operator, Settings, Trace, Traced
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import randomise_vectors
 from efficientformer.model.packed import ChannelsLast
@@ -76,46 +77,18 @@ def networks(name: str) -> tuple[nn.Module, ef.EfficientFormer]:
     return theirs.requires_grad_(False), ours
 
 
-def onnxruntime_contest(forms: dict[str, nn.Module], image: np.ndarray, folder: Path) -> Contest:
-    """The forms exported to ONNX, run by ONNX Runtime."""
-    contest, paths = Contest({}, {}, {}), dict(exported(forms, folder))
-    for form, path in paths.items():
-        session = RUNTIMES["onnxruntime"].load(path, threads=1)
+def runtime_contest(runtime: str, forms: dict[str, nn.Module], image: np.ndarray, folder: Path) -> Contest:
+    """The forms exported for a runtime and run by it in float32, then each under the runtime's profiler."""
+    engine, contest, paths = RUNTIMES[runtime], Contest({}, {}, {}), {}
+    for form, module in forms.items():
+        paths[form] = folder / runtime / f"{form}{engine.suffix}"
+        engine.export(Traced(module, IMAGE), paths[form])
+        session = engine.load(paths[form], Settings())
         contest.calls[form] = lambda session=session: session.run(image)
         contest.outputs[form] = session.run(image)
-    contest.profiles = profile_onnxruntime(paths, image, folder)
+    for form, path in paths.items():
+        contest.profiles[form] = by_group(engine.operators(path, Settings(), image, PROFILED))
     return contest
-
-
-def openvino_contest(forms: dict[str, nn.Module], image: np.ndarray, folder: Path) -> Contest:
-    """The same ONNX files, run by OpenVINO in float32."""
-    import openvino as ov
-
-    options = {
-        "INFERENCE_NUM_THREADS": 1,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",  # or it takes bfloat16 where the processor has it
-    }
-    contest, counted = Contest({}, {}, {}), {}
-    for form, path in exported(forms, folder):
-        request = ov.compile_model(str(path), "CPU", options).create_infer_request()
-        contest.calls[form] = lambda request=request: request.infer([image])
-        contest.outputs[form] = next(iter(request.infer([image]).values())).copy()
-        counted[form] = ov.compile_model(
-            str(path), "CPU", options | {"PERF_COUNT": True}
-        ).create_infer_request()
-    contest.profiles = profile_openvino(counted, image)
-    return contest
-
-
-def exported(forms: dict[str, nn.Module], folder: Path) -> Iterator[tuple[str, Path]]:
-    """An ONNX file of each form."""
-    for form, module in forms.items():
-        path = folder / f"{form}.onnx"
-        if not path.exists():
-            RUNTIMES["onnxruntime"].export(Traced(module, IMAGE), path)
-        yield form, path
 
 
 def torch_contest(forms: dict[str, nn.Module], image: np.ndarray, *, compiled: bool) -> Contest:
@@ -145,34 +118,12 @@ def channels_last(module: nn.Module) -> nn.Module:
     return ChannelsLast(module.to(memory_format=torch.channels_last))
 
 
-def profile_onnxruntime(paths: dict[str, Path], image: np.ndarray, folder: Path) -> dict[str, Any]:
-    """Milliseconds and GFLOP/s by operator, convolutions by kernel and grid; the forms take turns."""
-    import onnxruntime
-
-    sessions = {}
-    for form, path in paths.items():
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.enable_profiling = 1, True
-        options.profile_file_prefix = str(folder / form)
-        sessions[form] = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    for _ in range(PROFILED):
-        for session in sessions.values():
-            session.run(None, {session.get_inputs()[0].name: image})
-    return {form: read_profile(Path(session.end_profiling())) for form, session in sessions.items()}
-
-
-def read_profile(path: Path) -> dict[str, Any]:
-    """ONNX Runtime's trace as medians by node, summed by group."""
-    nodes, about = defaultdict(list), {}
-    for event in json.loads(path.read_text()):
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            nodes[event["name"]].append(event["dur"] / 1e3)
-            about[event["name"]] = event["args"]
+def by_group(trace: Trace) -> dict[str, Any]:
+    """Milliseconds and GFLOP/s by operator, convolutions by kernel and grid where shapes are told."""
     groups: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0])
-    for node, times in nodes.items():
-        label, flop = work_of(about[node])
-        for place, figure in enumerate((statistics.median(times), flop, 1)):
-            groups[label][place] += figure
+    for operator in trace.operators:
+        for place, figure in enumerate((operator.ms, 2.0 * (macs_of(operator) or 0), 1)):
+            groups[group_of(operator)][place] += figure
     return by_time({label: row(*figures) for label, figures in groups.items()})
 
 
@@ -181,44 +132,21 @@ def by_time(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {label: one for label, one in sorted(rows.items(), key=lambda r: -r[1]["ms"]) if one["ms"] > 0}
 
 
-def work_of(args: dict[str, Any]) -> tuple[str, float]:
-    """A node's group, and its floating-point operations where they are counted."""
-    kind = args["op_name"]
-    inputs = [next(iter(one.values())) for one in args.get("input_type_shape", []) if one]
-    outputs = [next(iter(one.values())) for one in args.get("output_type_shape", []) if one]
-    if kind == "Conv" and len(inputs) > 1 and outputs:
-        (_, per_group, *kernel), grid = inputs[1], outputs[0][2:]
-        depthwise = "depthwise " if per_group == 1 and outputs[0][1] > 8 else ""
-        flop = 2.0 * np.prod(outputs[0]) * per_group * np.prod(kernel)
-        return f"Conv {depthwise}{'×'.join(map(str, kernel))} → {'×'.join(map(str, grid))}", flop
-    if kind in ("Gemm", "MatMul", "FusedMatMul") and len(inputs) > 1 and outputs:
-        return kind, 2.0 * np.prod(outputs[0]) * inputs[0][-1]
-    return kind, 0.0
+def group_of(operator: Operator) -> str:
+    """Its kind; with kernel and grid for ONNX Runtime's convolutions, for OpenVINO with the code that ran."""
+    taken, arrow, given = operator.detail.partition(" → ")
+    if not arrow:
+        return f"{operator.kind} {operator.detail.split(' ')[0]}".strip()
+    if operator.kind != "Conv":
+        return operator.kind
+    weight, outputs = taken.split(", ")[1].split("×"), given.split("×")
+    depthwise = "depthwise " if weight[1] == "1" and int(outputs[1]) > 8 else ""
+    return f"Conv {depthwise}{'×'.join(weight[2:])} → {'×'.join(outputs[2:])}"
 
 
 def row(ms: float, flop: float, nodes: int) -> dict[str, Any]:
     """One line of a profile."""
     return {"ms": round(ms, 4), "nodes": nodes, "gflops": round(flop / ms / 1e6, 1) if flop else None}
-
-
-def profile_openvino(requests: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
-    """Milliseconds by type of node and kernel; medians by node; the forms take turns."""
-    times: dict[str, Any] = {form: defaultdict(list) for form in requests}
-    about = {}
-    for _ in range(PROFILED):
-        for form, request in requests.items():
-            request.infer([image])
-            for node in request.profiling_info:
-                times[form][node.node_name].append(node.real_time.total_seconds() * 1e3)
-                about[form, node.node_name] = f"{node.node_type} {node.exec_type}"
-    profiles = {}
-    for form, nodes in times.items():
-        groups: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
-        for node, taken in nodes.items():
-            groups[about[form, node]][0] += statistics.median(taken)
-            groups[about[form, node]][1] += 1
-        profiles[form] = by_time({label: row(ms, 0.0, nodes) for label, (ms, nodes) in groups.items()})
-    return profiles
 
 
 def matmul_gflops(side: int = 1024, runs: int = 60) -> tuple[float, float]:
@@ -237,18 +165,17 @@ def contest(name: str, engine: str, folder: Path) -> dict[str, Any]:
     theirs, ours = networks(name)
     image = np.random.default_rng(0).standard_normal(IMAGE, dtype=np.float32)
     match engine:
-        case "onnxruntime":
-            entered = onnxruntime_contest({"timm": theirs, "fold": ef.fold(ours)}, image, folder)
-        case "openvino":
-            entered = openvino_contest({"timm": theirs, "fold": ef.fold(ours)}, image, folder)
+        case "onnxruntime" | "openvino":
+            entered = runtime_contest(engine, {"timm": theirs, "fold": ef.fold(ours)}, image, folder)
         case _:
             forms = {"timm": theirs, "fold": ef.fold(ours), "pack": ef.pack(ours)}
             entered = torch_contest(forms, image, compiled=engine == "compiled")
+    turns = {form: in_process(call) for form, call in entered.calls.items()}
     with torch.no_grad():
         receipts = {
             form: on_engine(receipt, engine)
             for form, receipt in measure(
-                entered.calls, TARGET, rounds=ROUNDS, seconds=10.0, min_samples=ROUNDS
+                turns, TARGET, rounds=ROUNDS, seconds=10.0, min_samples=ROUNDS
             ).items()
         }
         wanted = theirs(torch.from_numpy(image)).numpy()

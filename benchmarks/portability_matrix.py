@@ -47,7 +47,7 @@ LATER = (
     "efficientformerv2_s0",
     "efficientformerv2_s1",
 )
-TARGETS = ("onnxruntime", "openvino", "tflite", "executorch", "ncnn", "torch", "torch-compiled")
+TARGETS = ("onnxruntime", "openvino", "tflite", "executorch", "ncnn", "torch")
 
 
 def page(matrix: Matrix, subjects: Sequence[Subject]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,14 @@ hypothesis.settings.load_profile("house")
 torch.set_num_threads(1)
 
 MakeImages = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def export_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exports are kept in a folder of this run of the tests, never in the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["EFFICIENTFORMER_CACHE"] = str(folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -66,10 +66,46 @@ theirs = torch.library.Library("torchvision", "DEF")
 theirs.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 import efficientformer
 from efficientformer import torchvision_repair
+repaired = torchvision_repair.repair()
 registered = hasattr(torch.ops.torchvision, "qnms")
-print(json.dumps([len(torchvision_repair._libraries), registered, torchvision_repair.repair()]))
+print(json.dumps([len(torchvision_repair._libraries), registered, repaired]))
 """
     assert fresh_process(script) == [0, False, False]
+
+
+def test_our_import_alone_brings_no_torch() -> None:
+    script = """
+import json, sys
+import efficientformer
+first = efficientformer.torchvision_repair.RepairFirst
+waits = [isinstance(one, first) for one in sys.meta_path].count(True)
+heavy = [name for name in ("torch", "torchvision", "timm", "numpy") if name in sys.modules]
+print(json.dumps([heavy, waits, efficientformer.PRESETS is not None, "EfficientFormer" in dir(efficientformer)]))
+"""
+    assert fresh_process(script) == [[], 1, True, True]
+
+
+def test_the_repair_is_done_once_and_just_before_torchvision(tmp_path: Path) -> None:
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text("import sys\nassert sys.modules['repaired'] == 1\n")
+    script = """
+import json, sys
+import efficientformer
+from efficientformer import torchvision_repair
+sys.modules["repaired"] = 0
+def repair():
+    sys.modules["repaired"] += 1
+torchvision_repair.repair = repair
+import json.tool, wave
+before = sys.modules["repaired"]
+import torchvision
+after, left = sys.modules["repaired"], [type(one).__name__ for one in sys.meta_path]
+torchvision_repair.install()  # torchvision is there: nothing more to do
+again = [type(one).__name__ for one in sys.meta_path]
+print(json.dumps([before, after, "RepairFirst" in left, again == left]))
+"""
+    assert fresh_process(script, tmp_path) == [0, 1, False, True]
 
 
 class FakeTorch:
@@ -108,12 +144,14 @@ def test_the_schemas_are_registered_only_for_a_wheel_that_cannot_load(
     spec = SimpleNamespace(origin=str(tmp_path / "__init__.py")) if installed else None
     fake = FakeTorch()
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: spec)
-    monkeypatch.setattr(torchvision_repair, "torch", fake)
+    monkeypatch.setitem(sys.modules, "torch", fake)
     monkeypatch.setattr(torchvision_repair, "_libraries", [])
     assert torchvision_repair.repair() is repaired
     assert [schema.partition("(")[0] for schema in fake.defined] == (["nms", "qnms"] if repaired else [])
 
 
 def test_repairing_again_does_nothing() -> None:
+    import timm  # noqa: F401 - by way of torchvision
+
     assert hasattr(torch.ops.torchvision, "nms")
     assert torchvision_repair.repair() is False

@@ -1,91 +1,184 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnx
 import pytest
 import timm
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto
 from torch import nn
 
-from efficientformer import PRESETS, InputError
+from efficientformer import PRESETS, Architecture, EfficientFormer, InputError, save_model
 from efficientformer.files import write_json
 from efficientformer.latency import subjects as module
-from efficientformer.latency.subjects import count_macs, peer, subject
+from efficientformer.latency.runtimes import RUNTIMES
+from efficientformer.latency.subjects import Subject, count_macs, deployed_peer, peer, runtime_of, subject
 from efficientformer.latency.target import Target
-from tests.strategies import tiny
+from tests.latency.files import conv_file, relu_file
+from tests.strategies import randomised, tiny
 
-TARGET = Target()
 PEER = "timm/test_vit2"  # half a million parameters
 
 
-@pytest.fixture
-def never_exported(monkeypatch: pytest.MonkeyPatch) -> list[tuple[nn.Module, Any]]:
-    """Exporting takes seconds: instead of it, what would be exported is kept."""
-    asked: list[tuple[nn.Module, Any]] = []
-
-    def keep(network: nn.Module, target: Target, image: Any) -> Callable[[], object]:
-        asked.append((network, image))
-        return lambda: None
-
-    monkeypatch.setattr(module, "network_runner", keep)
-    monkeypatch.setitem(PRESETS, "tiny", tiny())
-    return asked
-
-
-def write_run(folder: Path) -> tuple[str, str]:
+def write_run(folder: Path) -> Path:
     """A run's folder, as far as measuring reads it."""
-    write_json(folder / "run" / "architecture.json", tiny().to_json())
-    return str(folder / "run"), str(folder / "run" / "architecture.json")
+    write_json(folder / "architecture.json", tiny().to_json())
+    return folder
 
 
-@pytest.mark.parametrize("index", range(3))
+def built(one: Subject) -> nn.Module:
+    assert one.build is not None
+    return one.build()
+
+
+# Networks of ours
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        lambda p: "tiny",
+        lambda p: str(write_run(p / "run")),
+        lambda p: str(write_run(p / "run") / "architecture.json"),
+    ],
+)
 @pytest.mark.parametrize("size", [None, 64])
 def test_our_networks_by_each_of_their_names(
-    index: int, size: int | None, tmp_path: Path, never_exported: list[tuple[nn.Module, Any]]
+    named: Callable[[Path], str], size: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = ("tiny", *write_run(tmp_path))[index]
-    expected = tiny(input_size=(size, size)) if size else tiny()
-    found = subject(name, TARGET, size)
-    ((network, image),) = never_exported
-    assert network.architecture == expected
-    assert (found.name, found.image, image) == (name, (3, *expected.input_size), (3, *expected.input_size))
+    monkeypatch.setitem(PRESETS, "tiny", tiny())
+    name, expected = named(tmp_path), tiny(input_size=(size, size)) if size else tiny()
+    found = subject(name, size)
+    assert (found.name, found.image, found.files) == (name, (3, *expected.input_size), {})
     assert (found.params, found.macs) == (expected.params, expected.macs)
+    network = built(found)
+    assert isinstance(network, EfficientFormer)
+    assert network.architecture == expected
 
 
-def test_a_preset(never_exported: list[tuple[nn.Module, Any]]) -> None:
-    found = subject("efficientformer_l1", TARGET)
+def test_a_preset() -> None:
+    found = subject("efficientformer_l1")
     assert (found.params, found.image) == (12_289_928, (3, 224, 224))
-    assert never_exported[0][0].architecture == PRESETS["efficientformer_l1"]
 
 
-def test_a_timm_model_runs() -> None:
-    found = subject(PEER, TARGET)
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_a_network_with_weights_of_its_own_keeps_them(as_folder: bool, tmp_path: Path) -> None:
+    run, network = write_run(tmp_path / "run"), randomised(tiny())
+    save_model(run / "model.safetensors", network)
+    found = subject(str(run if as_folder else run / "model.safetensors"))
+    mine = built(found).state_dict()
+    assert all(torch.equal(tensor, mine[name]) for name, tensor in network.state_dict().items())
+    other = subject(str(run), 64)
+    assert other.image == (3, 64, 64)
+    assert other.params == tiny(input_size=(64, 64)).params
+
+
+def test_the_identity_follows_from_shape_and_weights(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    unweighted = subject(str(run))
+    assert subject(str(run)).identity == unweighted.identity
+    identities = {unweighted.identity, subject(str(run), 64).identity, subject("efficientformer_l1").identity}
+    for seed in (0, 1):
+        save_model(run / "model.safetensors", randomised(tiny(), seed))
+        identities.add(subject(str(run)).identity)
+    assert len(identities) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("efficientformer_l1", "efficientformer_l1"),
+        ("timm/mobilenetv2_100", "mobilenetv2_100"),
+        ("runs/my run/", "my-run"),
+        ("a/ü.onnx", "-.onnx"),
+        ("..", ".."),
+        ("/", "network"),
+        ("x" * 100, "x" * 60),
+    ],
+)
+def test_a_name_fit_for_a_file(name: str, short: str) -> None:
+    one = Subject(name, (3, 8, 8), None, None, "", None, {})
+    assert one.short == short
+
+
+# Exported files
+
+
+def test_an_exported_file(tmp_path: Path) -> None:
+    path = conv_file(tmp_path / "model.onnx")
+    found = subject(str(path))
+    assert (found.name, found.image, found.params, found.macs) == (str(path), (3, 32, 32), None, None)
+    assert found.build is None
+    assert found.file(Target()) == path
+
+
+def test_a_file_stands_for_its_own_runtime_alone(tmp_path: Path) -> None:
+    found = dataclasses.replace(subject("efficientformer_l1"), files={"onnxruntime": tmp_path / "a.onnx"})
+    assert found.file(Target(threads=2)) == tmp_path / "a.onnx"
+    with pytest.raises(InputError, match=r"of another runtime than openvino: a\.onnx \(onnxruntime\)"):
+        found.file(Target("openvino"))
+
+
+def test_a_runs_folder_stands_for_its_exported_files(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    path = relu_file(run / "model.onnx", [1, 3, 32, 32])
+    assert subject(str(run)).files == {"onnxruntime": path}
+    assert subject(str(run), 64).files == {}  # a file has its own size
+
+
+@pytest.mark.parametrize(("name", "runtime"), [*((one.suffix, one.name) for one in RUNTIMES.values())])
+def test_the_ending_tells_the_runtime(name: str, runtime: str) -> None:
+    assert runtime_of(Path(f"model{name}")) == runtime
+    assert runtime_of(Path("model.txt")) is None
+
+
+def test_an_exported_file_has_its_own_size(tmp_path: Path) -> None:
+    path = relu_file(tmp_path / "model.onnx", [1, 3, 8, 16])
+    with pytest.raises(InputError, match=r"model\.onnx: was exported for 8×16 pixels, not --input-size 64"):
+        subject(str(path), 64)
+
+
+def test_a_free_batch_is_measured_with_one_image(tmp_path: Path) -> None:
+    path = relu_file(tmp_path / "model.onnx", ["batch", 3, 8, 8])
+    assert subject(str(path)).image == (3, 8, 8)
+
+
+# Peers
+
+
+def test_a_timm_model() -> None:
+    found = subject(PEER)
     theirs = timm.create_model("test_vit2")
     assert found.params == sum(parameter.numel() for parameter in theirs.parameters())
     assert found.image == timm.get_pretrained_cfg("test_vit2").input_size
     assert found.macs is not None
     assert found.macs > found.params  # each weight is used at least once for an image
-    assert np.isfinite(found.call()).all()
+    assert built(found)(torch.zeros(1, *found.image)).isfinite().all()
 
 
-def test_a_timm_model_at_another_size(never_exported: list[tuple[nn.Module, Any]]) -> None:
-    own, larger = subject(PEER, TARGET), subject(PEER, TARGET, 224)
+def test_a_timm_model_at_another_size() -> None:
+    own, larger = subject(PEER), subject(PEER, 224)
     assert larger.image == (3, 224, 224)
     assert own.image != larger.image
+    assert own.macs is not None
+    assert larger.macs is not None
     assert larger.macs > own.macs
-    assert [image for _, image in never_exported] == [own.image, larger.image]
 
 
-def test_a_timm_model_is_given_its_deployed_form(never_exported: list[tuple[nn.Module, Any]]) -> None:
-    found = subject("timm/repghostnet_050", TARGET)
-    deployed = sum(parameter.numel() for parameter in never_exported[0][0].parameters())
+def test_a_timm_model_is_given_its_deployed_form() -> None:
+    found = subject("timm/repghostnet_050")
+    deployed = sum(parameter.numel() for parameter in built(found).parameters())
+    assert found.params is not None
     assert deployed < found.params  # its branches are merged for inference
+
+
+def test_no_norm_of_a_deployed_peer_can_be_left_out() -> None:
+    norms = [one for one in deployed_peer(PEER).modules() if isinstance(one, nn.LayerNorm)]
+    assert norms
+    assert all(((one.weight >= 0.5) & (one.weight < 1)).all() for one in norms)
 
 
 def test_a_peer_is_the_same_each_time_and_leaves_the_generator_alone() -> None:
@@ -96,48 +189,7 @@ def test_a_peer_is_the_same_each_time_and_leaves_the_generator_alone() -> None:
     assert first(torch.zeros(1, 3, 160, 160)).shape == (1, 7)
 
 
-def relu_file(path: Path, shape: list[int | str], number: int = TensorProto.FLOAT) -> str:
-    x, y = (helper.make_tensor_value_info(name, number, shape) for name in "xy")
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", [x], [y])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.save(model, path)
-    return str(path)
-
-
-def test_an_exported_file(tmp_path: Path) -> None:
-    name = relu_file(tmp_path / "model.onnx", [1, 3, 8, 16])
-    found = subject(name, TARGET)
-    assert (found.name, found.image, found.params, found.macs) == (name, (3, 8, 16), None, None)
-    assert np.asarray(found.call()).shape == (1, 3, 8, 16)
-
-
-def test_a_runs_folder_stands_for_its_exported_file(tmp_path: Path) -> None:
-    folder, _ = write_run(tmp_path)
-    relu_file(Path(folder) / "model.onnx", [1, 3, 8, 16])
-    found = subject(folder, TARGET)
-    assert (found.name, found.image) == (folder, (3, 8, 16))
-
-
-@pytest.mark.parametrize("as_folder", [True, False])
-def test_an_exported_file_has_its_own_size(as_folder: bool, tmp_path: Path) -> None:
-    name = relu_file(tmp_path / "model.onnx", [1, 3, 8, 16])
-    with pytest.raises(InputError, match=r"model\.onnx: was exported for 8×16 pixels, not --input-size 64"):
-        subject(str(tmp_path) if as_folder else name, TARGET, 64)
-
-
-def test_a_free_batch_is_measured_with_one_image(tmp_path: Path) -> None:
-    found = subject(relu_file(tmp_path / "model.onnx", ["batch", 3, 8, 8]), TARGET)
-    assert np.asarray(found.call()).shape == (1, 3, 8, 8)
-
-
-@pytest.mark.parametrize(
-    ("shape", "number"), [([4, 3, 8, 8], TensorProto.FLOAT), ([1, 3, 8, 8], TensorProto.DOUBLE)]
-)
-def test_a_file_that_does_not_take_one_float32_image_is_refused(
-    shape: list[int | str], number: int, tmp_path: Path
-) -> None:
-    with pytest.raises(InputError):
-        subject(relu_file(tmp_path / "model.onnx", shape, number), TARGET)
+# What is refused
 
 
 def text(path: Path, content: str) -> str:
@@ -159,36 +211,47 @@ def text(path: Path, content: str) -> str:
         (lambda _: "timm/nothing-of-this-kind", "timm has no model 'nothing-of-this-kind'$"),
         (lambda _: "timm/", "timm has no model ''"),
         (lambda p: text(p / "model.onnx", "milk"), "ONNX Runtime cannot load it"),
-        (lambda p: relu_file(p / "flat.onnx", [1, 8]), r"flat\.onnx: takes \(1, 8\), not one float32 image"),
-        (lambda p: relu_file(p / "free.onnx", [1, 3, "h", "w"]), "not one float32 image"),
+        (lambda p: str(relu_file(p / "flat.onnx", [1, 8])), r"flat\.onnx: takes \(1, 8\), not one image"),
+        (lambda p: str(relu_file(p / "free.onnx", [1, 3, "h", "w"])), r"\(1, 3, 0, 0\), not one image"),
+        (lambda p: str(relu_file(p / "four.onnx", [4, 3, 8, 8])), r"\(4, 3, 8, 8\), not one image"),
+        (
+            lambda p: str(relu_file(p / "a.onnx", [1, 3, 8, 8], TensorProto.DOUBLE)),
+            "takes other numbers than 32-bit floats",
+        ),
         (lambda p: text(p / "a.json", json.dumps({"format": "other"})), "expected a JSON object"),
+        (lambda p: text(p / "a.json", ""), r"a\.json"),
+        (lambda p: text(p / "a.json", "{"), r"a\.json"),
+        (lambda p: text(p / "a.safetensors", "milk"), r"a\.safetensors"),
     ],
 )
 def test_a_name_that_stands_for_nothing_is_refused(
     name: Callable[[Path], str], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        subject(name(tmp_path), TARGET)
+        subject(name(tmp_path))
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.usefixtures("never_exported")
-def test_a_size_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(InputError, match="pad to 128×128"):
-        subject("tiny", TARGET, 100)
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("efficientformer_l1", 100, "pad to 128×128"),
+        (PEER, 161, "161"),
+        ("timm/efficientformer_l1", 256, "256"),
+    ],
+)
+def test_a_size_that_a_model_cannot_take_is_refused(name: str, size: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        subject(name, size)
 
 
-@pytest.mark.usefixtures("never_exported")
-@pytest.mark.parametrize(("name", "size"), [(PEER, 161), ("timm/efficientformer_l1", 256)])
-def test_a_size_that_a_timm_model_cannot_take_is_refused(name: str, size: int) -> None:
-    with pytest.raises(InputError, match=str(size)):
-        subject(name, TARGET, size)
-
-
-@pytest.mark.parametrize("content", ["", "{", "milk"])
-def test_a_damaged_architecture_is_refused(content: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"a\.json"):
-        subject(text(tmp_path / "a.json", content), TARGET)
+def test_nothing_is_built_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Architecture] = []
+    monkeypatch.setattr(module, "untrained", asked.append)
+    one = subject("efficientformer_l1")
+    assert asked == []
+    built(one)
+    assert asked == [PRESETS["efficientformer_l1"]]
 
 
 @pytest.mark.parametrize(

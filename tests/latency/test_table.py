@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from efficientformer import PRESETS, Architecture, InputError, Layer
 from efficientformer.latency import table as module
-from efficientformer.latency.measure import Measurement
+from efficientformer.latency.machine import fingerprint
+from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.table import CALL, Fit, LatencyTable, megabytes
-from efficientformer.latency.target import Target, fingerprint
+from efficientformer.latency.target import Target
 from tests.strategies import architectures, tiny
 
 TARGET = Target()
@@ -28,7 +29,7 @@ CALL_MS = 0.005
 
 def receipt(ms: float, spread_ms: float = 0.0) -> Measurement:
     samples = tuple(ms + spread_ms * (index - 10) / 10 for index in range(21))
-    return Measurement("fake", str(TARGET), samples, fingerprint(TARGET), "2025-01-01", 0.0)
+    return Measurement("fake", str(TARGET), samples, fingerprint(TARGET), "2025-01-01")
 
 
 def fake_ms(layer: Layer) -> float:

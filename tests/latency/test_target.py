@@ -1,16 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 
-import onnxruntime
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from efficientformer import InputError
-from efficientformer.latency.target import Target, fingerprint
+from efficientformer.latency.runtimes import RUNTIMES, Settings
+from efficientformer.latency.target import Target
 
 
 @pytest.mark.parametrize(
@@ -42,13 +40,13 @@ def test_what_is_printed_can_be_read(threads: int) -> None:
     ("text", "message"),
     [
         ("", "unknown runtime ''; known: onnxruntime"),
-        ("tflite", "unknown runtime 'tflite'; known: onnxruntime"),
+        ("abacus", "unknown runtime 'abacus'; known: onnxruntime"),
         ("ONNXRuntime", "unknown runtime 'ONNXRuntime'"),
-        ("tflite:cpu:threads=2", "unknown runtime 'tflite'"),
-        ("onnxruntime:cuda", "onnxruntime runs here on device cpu only"),
-        ("onnxruntime:", "onnxruntime runs here on device cpu only"),
-        ("onnxruntime:cpu:precision=int8", "onnxruntime runs here on precision fp32 only"),
-        ("onnxruntime:cpu:precision=", "onnxruntime runs here on precision fp32 only"),
+        ("abacus:cpu:threads=2", "unknown runtime 'abacus'"),
+        ("onnxruntime:npu", "onnxruntime knows device cpu, cuda only"),
+        ("onnxruntime:", "onnxruntime knows device cpu, cuda only"),
+        ("onnxruntime:cpu:precision=fp16", "onnxruntime knows precision fp32, int8 only"),
+        ("onnxruntime:cpu:precision=", "onnxruntime knows precision fp32, int8 only"),
         ("onnxruntime:cpu:cores=2", "unknown option 'cores=2'; known: threads=N, precision=P"),
         ("onnxruntime:threads=2:cpu", "unknown option 'cpu'"),
         ("onnxruntime:cpu:", "unknown option ''"),
@@ -73,24 +71,30 @@ def test_a_superscript_is_no_number_of_threads() -> None:
         Target.parse("onnxruntime:cpu:threads=²")
 
 
-def test_a_fingerprint_names_what_must_be_the_same() -> None:
-    facts = fingerprint(Target())
-    assert set(facts) == {"processor", "cores", "system", "runtime", "exporter"}
-    assert facts["runtime"] == f"onnxruntime {onnxruntime.__version__}"
-    assert facts["exporter"] == f"torch {torch.__version__}"
-    assert facts["cores"] == str(os.cpu_count())
-    assert all(facts.values())
+@pytest.mark.parametrize(
+    ("target", "short"),
+    [
+        (Target(), "onnxruntime"),
+        (Target(threads=4), "onnxruntime:threads=4"),
+        (Target(device="cuda"), "onnxruntime:cuda"),
+        (Target(device="cuda", threads=2, precision="int8"), "onnxruntime:cuda:threads=2:precision=int8"),
+    ],
+)
+def test_in_short_what_is_usual_is_left_out(target: Target, short: str) -> None:
+    assert target.short == short
+    assert Target.parse(short) == target
 
 
-def test_a_fingerprint_is_of_the_machine_not_of_the_options() -> None:
-    assert fingerprint(Target(threads=1)) == fingerprint(Target(threads=2))
-
-
-def test_another_runtime_version_is_another_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = fingerprint(Target())
-    monkeypatch.setattr(onnxruntime, "__version__", "0.0.1")
-    after = fingerprint(Target())
-    assert {key for key in before if before[key] != after[key]} == {"runtime"}
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_runtime_can_be_named(name: str) -> None:
+    runtime = RUNTIMES[name]
+    assert runtime.name == name
+    for device in runtime.devices:
+        for precision in runtime.precisions:
+            target = Target(name, device, 2, precision)
+            assert Target.parse(str(target)) == target
+            assert Target.parse(target.short) == target
+            assert target.settings == Settings(device, 2, precision)
 
 
 def test_targets_are_values() -> None:

@@ -92,7 +92,7 @@ def export(
         path: the file to write; files beside it have the same stem. What is there is replaced at the end.
         target: what for.
         images: (n, channels, height, width), normalised as in training; the outputs are compared on them.
-        photographs: whether they are real images and the weights trained: then the top-1 classes must agree, too.
+        photographs: whether they are real images and the weights trained: then top-1 classes must agree, too.
         calibration: images that int8 takes its ranges from; not those it is compared on.
 
     Raises:
@@ -166,8 +166,8 @@ def _check_agreement(path: Path, agreement: float, images: int, target: Target) 
     least = AGREEMENT[target.precision]
     if agreement < least:
         raise ExportMismatchError(
-            f"{path}: the top-1 class under {target.runtime} is PyTorch's on {agreement:.1%} of {images} images; "
-            f"at least {least:.0%} is asked in {target.precision}"
+            f"{path}: the top-1 class under {target.runtime} is PyTorch's on {agreement:.1%} of {images} "
+            f"images; at least {least:.0%} is asked in {target.precision}"
         )
 
 

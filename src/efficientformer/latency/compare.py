@@ -52,7 +52,7 @@ def read_receipts(path: Path) -> list[Measurement]:
         document = read_json(path)
         listed = document["receipts"] if isinstance(document, dict) else document
         return [Measurement.from_json(one) for one in listed]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: holds no receipts ({error}); give a file that measure --out wrote"
         ) from None

@@ -179,7 +179,10 @@ def model_to_ship(name: str, pretrained: str | None = None, input_size: int | No
     Raises:
         InputError: if the name stands for no network.
     """
-    path, short = Path(name), Path(name).name.removesuffix(".json").removesuffix(".safetensors")
+    path = Path(name)
+    short = path.name.removesuffix(".json").removesuffix(".safetensors") or "network"
+    if pretrained and (name.startswith(TIMM) or path.suffix == ".json"):
+        raise InputError(f"{name}: --pretrained is for presets")
     if name.startswith(TIMM):
         network, image = peer(name, input_size=input_size)
         return Model(short, deployed_peer(name, input_size), image, _timm_transform(network, image), False)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 
 from efficientformer import InputError, fold
 from efficientformer.latency.runtimes import RUNTIMES, Operator, Settings, Trace, Traced
-from efficientformer.latency.runtimes import onnxruntime as module
 from efficientformer.latency.runtimes.base import random_image, version
 from efficientformer.latency.runtimes.onnx_files import module_of
 from efficientformer.latency.runtimes.onnxruntime import OnnxRuntime
+from efficientformer.latency.runtimes.onnxruntime import runtime as module
 from tests.latency.files import conv_file, relu_file
 from tests.strategies import randomised, tiny
 
@@ -156,9 +157,9 @@ def test_every_operator_has_a_time_and_most_a_module(traced: Trace) -> None:
     assert traced.profiler == "ONNX Runtime's session profiler"
     assert all(one.ms >= 0 for one in traced.operators)
     named = {name for name, _ in fold(randomised(tiny())).named_modules() if name}
-    computing = [one for one in traced.operators if one.kind.startswith(("Conv", "FusedConv", "MatMul"))]
-    assert len(computing) >= 20
-    assert all(one.source in named for one in computing)
+    assert {one.source for one in traced.operators} <= named | {""}
+    kinds = Counter(one.kind for one in traced.operators if one.source)
+    assert (kinds["Softmax"], kinds["LayerNormalization"]) == (2, 5)
     assert all("→" in one.detail for one in traced.operators)
 
 
@@ -200,4 +201,4 @@ def test_a_file_made_elsewhere_is_profiled_by_node(tmp_path: Path) -> None:
     convolution = next(one for one in operators if one.kind == "Conv")
     assert isinstance(convolution, Operator)
     assert convolution.detail.startswith("1×3×32×32")
-    assert convolution.detail.endswith("→ 1×8×30×30")
+    assert convolution.detail.endswith("×30×30")

@@ -1,0 +1,112 @@
+"""The machine: what it is called, and what it did beside a measurement."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import onnxruntime
+import pytest
+import torch
+
+from efficientformer.latency import machine as module
+from efficientformer.latency.machine import Ticks, bystanders, fingerprint, ticks
+from efficientformer.latency.runtimes import RUNTIMES
+from efficientformer.latency.target import Target
+
+TOLD = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not tell")
+
+
+def test_a_fingerprint_names_what_must_be_the_same() -> None:
+    facts = fingerprint(Target())
+    assert set(facts) == {"processor", "cores", "governor", "memory", "system", "runtime", "exporter"}
+    assert facts["runtime"] == f"onnxruntime {onnxruntime.__version__}"
+    assert facts["exporter"] == f"torch {torch.__version__}"
+    assert facts["cores"] == str(os.cpu_count())
+    assert all(facts.values())
+
+
+def test_a_fingerprint_is_of_the_machine_not_of_the_options() -> None:
+    assert fingerprint(Target(threads=1)) == fingerprint(Target(threads=2))
+
+
+def test_another_runtime_version_is_another_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, real = fingerprint(Target()), importlib.metadata.version
+    versions = {"onnxruntime": "0.0.1"}
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: versions.get(name) or real(name))
+    after = fingerprint(Target())
+    assert {key for key in before if before[key] != after[key]} == {"runtime"}
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_every_runtime_has_a_fingerprint_installed_or_not(runtime: str) -> None:
+    assert fingerprint(Target(runtime))["runtime"].startswith(f"{runtime} ")
+
+
+# Bystanders
+
+
+QUIET = Ticks(at=100.0, busy=50.0, stolen=1.0, ours=10.0)
+
+
+@pytest.mark.parametrize(
+    ("after", "others", "stolen"),
+    [
+        (Ticks(110.0, 50.0, 1.0, 10.0), 0.0, 0.0),
+        (Ticks(110.0, 60.0, 1.0, 20.0), 0.0, 0.0),  # all of it was ours
+        (Ticks(110.0, 65.0, 1.0, 20.0), 0.5, 0.0),
+        (Ticks(102.0, 54.0, 1.5, 12.0), 1.0, 0.25),
+        (Ticks(110.0, 59.0, 1.0, 20.0), 0.0, 0.0),  # never below zero: clocks tick apart
+        (Ticks(100.0, 60.0, 2.0, 10.0), None, None),  # no time passed
+        (None, None, None),
+    ],
+)
+def test_what_happened_between_two_looks(
+    after: Ticks | None, others: float | None, stolen: float | None
+) -> None:
+    beside = bystanders(QUIET, after)
+    assert (beside.others_cores, beside.stolen_cores) == (others, stolen)
+    assert beside.load >= 0
+
+
+def test_a_system_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "Path", lambda path: SimpleNamespace(exists=lambda: False))
+    assert ticks() is None
+    beside = bystanders(None, None)
+    assert (beside.others_cores, beside.stolen_cores) == (None, None)
+    monkeypatch.setattr(module, "os", SimpleNamespace())
+    assert bystanders(None, None).load == 0
+
+
+@TOLD
+def test_our_own_processes_count_as_ours() -> None:
+    burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        before, alone = ticks([burner.pid]), ticks()
+        time.sleep(0.5)
+        after, alone_after = ticks([burner.pid]), ticks()
+    finally:
+        burner.kill()
+        burner.wait()
+    assert before and after and alone and alone_after
+    ours, without = after.ours - before.ours, alone_after.ours - alone.ours
+    assert ours > without + 0.05  # a tenth of a core at the least, on however busy a machine
+    assert after.busy - before.busy >= 0.05
+    seen, unseen = bystanders(before, after).others_cores, bystanders(alone, alone_after).others_cores
+    assert seen is not None
+    assert unseen is not None
+    assert unseen > seen
+
+
+@TOLD
+def test_a_process_that_ended_is_no_hindrance() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    ended = ticks([process.pid])
+    assert ended is not None
+    assert ended.ours > 0
