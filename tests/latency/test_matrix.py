@@ -56,7 +56,8 @@ def test_ratios_are_within_a_target() -> None:
 )
 def test_rank_correlation(here: tuple[float, ...], there: tuple[float, ...], expected: float | None) -> None:
     names = "abcd"[: len(here)]
-    (ranking,) = made({"t": dict(zip(names, here)), "u": dict(zip(names, there))}).rankings()
+    rows = {target: dict(zip(names, row, strict=True)) for target, row in (("t", here), ("u", there))}
+    (ranking,) = made(rows).rankings()
     assert (ranking.one, ranking.other, ranking.models) == ("t", "u", len(here))
     assert ranking.spearman == (expected if expected is None else pytest.approx(expected))
 

@@ -39,7 +39,10 @@ def receipt(samples: Any, sizes: tuple[int, ...] = (), **conditions: Any) -> Mea
     )
 
 
-def in_rounds(rounds: list[list[float]], conditions: Conditions = Conditions()) -> Measurement:
+UNKNOWN = Conditions()
+
+
+def in_rounds(rounds: list[list[float]], conditions: Conditions = UNKNOWN) -> Measurement:
     one = receipt([sample for part in rounds for sample in part], tuple(map(len, rounds)))
     return dataclasses.replace(one, conditions=conditions)
 

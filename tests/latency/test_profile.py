@@ -14,11 +14,12 @@ from efficientformer.latency.profile import Profile, findings, profile
 from efficientformer.latency.profile import run as running
 from efficientformer.latency.profile.alone import blocks_alone
 from efficientformer.latency.profile.blocks import Map, Piece, cut, map_of, place
+from efficientformer.latency.profile.grouping import by_block, by_kind, placed
 from efficientformer.latency.profile.kinds import SORTS, alone, kind_of, sort_of
-from efficientformer.latency.profile.result import NOWHERE, by_block, by_kind, placed
+from efficientformer.latency.profile.result import NOWHERE
 from efficientformer.latency.profile.work import macs_of
 from efficientformer.latency.runtimes import RUNTIMES, NoProfilerError, Operator, Trace
-from efficientformer.latency.subjects import Subject, peer, subject
+from efficientformer.latency.subjects import Subject, count_macs, peer, subject
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import untrained
 from tests.strategies import tiny
@@ -79,6 +80,7 @@ def made(operators: tuple[Operator, ...] = OPERATORS, whole: Measurement | None 
         profiled=dataclasses.replace(before, samples_ms=tuple([15.0] * 20)),
         operators=placed_,
         blocks=blocks,
+        kinds=by_kind(placed_),
         findings=findings(placed_, blocks),
     )
 
@@ -279,7 +281,10 @@ def test_a_foreign_networks_blocks_carry_its_macs() -> None:
     pieces = {piece.name: piece for piece in map_of(network, image).pieces}
     assert pieces["blocks.1.0"].kind == "InvertedResidual"
     assert pieces["classifier"].macs == 1280 * 1000
-    assert "16×32×32 → 16×16×16" in pieces["blocks.1.0"].text.replace("8×32×32", "16×32×32")
+    assert "8×32×32 → 16×16×16" in pieces["blocks.1.0"].text
+    assert pieces["conv_stem+bn1"].macs == 16 * 32 * 32 * 27
+    assert map_of(network, image).block_of("bn1") == ("conv_stem+bn1", "")
+    assert sum(piece.macs or 0 for piece in pieces.values()) == count_macs(network, image)
 
 
 @pytest.fixture

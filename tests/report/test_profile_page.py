@@ -19,9 +19,8 @@ def alone() -> Profile:
         BlockTime(piece, ms, ms / 4, 0, receipt=receipt(ms))
         for piece, ms in zip(PIECES, (1.0, 2.0, 1.0), strict=True)
     )
-    return dataclasses.replace(
-        made(), profiler="", profiled=None, operators=(), blocks=blocks, why_alone="no tracer", call_ms=0.25
-    )
+    untold = dataclasses.replace(made(), profiler="", profiled=None, operators=(), kinds=())
+    return dataclasses.replace(untold, blocks=blocks, why_alone="no tracer", call_ms=0.25)
 
 
 def test_the_page_tells_it_all(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ MEANINGS = {
     NO_DIFFERENCE: f"no difference of more than {_BAND} was seen, and one of more than {_FLAT} is ruled out",
     MIXED: "pairs of one observation came out differently",
     NO_CLAIM: "the paper makes no claim on this variant; what follows goes by this device alone",
-    UNDECIDED: f"a timing is unusable, or the interval neither clears {_BAND} nor stays within {_FLAT}",
+    UNDECIDED: f"a timing is unusable, or the interval neither clears {_BAND} nor stays within {_FLAT}; "
+    "of an observation: fewer than half of its pairs are decided",
     INEXPRESSIBLE: "the runtime’s converter cannot express a variant, or its file does not compute the same",
 }
 """What a verdict means, in plain words."""

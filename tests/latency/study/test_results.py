@@ -16,6 +16,7 @@ from tests.latency.study.made import HERE, made
 
 THERE = "openvino:cpu:threads=1:precision=fp32"
 STEMS = ("four 3×3, LeViT-256’s widths", "four 3×3, thin (12, 24, 48)", "two 3×3, L1’s stem")
+_TWO_LEFT = {NO_DIFFERENCE: 2, INEXPRESSIBLE: 4}
 STEMS = (*STEMS, "two 3×3, thin (12)", "two 3×3, thin (4)")
 
 
@@ -57,6 +58,7 @@ def test_the_document_says_what_it_is_and_holds_receipts(document: dict[str, Any
         ({}, {}, 1, NO_DIFFERENCE, {NO_DIFFERENCE: 6}),
         (dict.fromkeys(STEMS[:1], 0.5), {}, 1, MIXED, {SAME: 1, NO_DIFFERENCE: 5}),
         ({"ReLU": 0.8}, {"HardSwish": "no"}, 4, SAME, {SAME: 2, INEXPRESSIBLE: 2}),
+        ({}, dict.fromkeys(("one 16×16 convolution", "one 4×4 convolution"), "no"), 1, UNDECIDED, _TWO_LEFT),
         ({}, {"GELU": "no"}, 4, UNDECIDED, {INEXPRESSIBLE: 4}),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ def map_of(network: nn.Module | None, image: Image) -> Map:
     """The map of a network of ours, of a foreign one, or of a file of which nothing else is known."""
     if isinstance(network, EfficientFormer):
         return _ours(network)
-    return Map(cut, _foreign(network, image) if network is not None else ())
+    return _theirs(_foreign(network, image)) if network is not None else Map(cut)
 
 
 def _ours(network: EfficientFormer) -> Map:
@@ -65,6 +66,25 @@ def _ours(network: EfficientFormer) -> Map:
         return (names[int(index)], rest) if known else ("", path)
 
     return Map(block_of, tuple(Piece(name, layer.kind, str(layer), layer.macs) for name, layer in named))
+
+
+def _theirs(pieces: Sequence[Piece]) -> Map:
+    """A convolution and the batch norm right after it are one block: deployed, they are one operator."""
+    merged: list[Piece] = []
+    names: dict[str, str] = {}
+    for piece in pieces:
+        last = merged[-1] if merged else None
+        if last and last.kind == "Conv2d" and "BatchNorm" in piece.kind and not piece.macs:
+            merged[-1] = dataclasses.replace(last, name=f"{last.name}+{piece.name}", kind="Conv2d, norm")
+            names |= dict.fromkeys((last.name, piece.name), merged[-1].name)
+        else:
+            merged.append(piece)
+
+    def block_of(path: str) -> tuple[str, str]:
+        name, rest = cut(path)
+        return names.get(name, name), rest
+
+    return Map(block_of, tuple(merged))
 
 
 def cut(path: str) -> tuple[str, str]:

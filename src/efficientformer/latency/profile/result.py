@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from efficientformer.latency.measurement import Measurement, joined
-from efficientformer.latency.profile.blocks import Map, Piece, place
-from efficientformer.latency.profile.kinds import kind_of, sort_of
-from efficientformer.latency.profile.work import macs_of
-from efficientformer.latency.runtimes import Operator, Trace
+from efficientformer.latency.profile.blocks import Piece
+from efficientformer.latency.profile.kinds import kind_of
+from efficientformer.latency.runtimes import Operator
 
 FORMAT = "efficientformer.profile/1"
 NOWHERE = "(not of one block)"
@@ -121,6 +119,7 @@ class Profile:
         profiled: the whole while the profiler ran; None if none did.
         operators: in order of execution; empty if each block was timed alone.
         blocks: in order of execution.
+        kinds: operators by kind, the longest first; empty if each block was timed alone.
         findings: what stands out.
         why_alone: why there is no profile by operator; empty if there is one.
         call_ms: what an all but empty call takes, already taken off each block that was timed alone.
@@ -135,6 +134,7 @@ class Profile:
     profiled: Measurement | None
     operators: tuple[Placed, ...]
     blocks: tuple[BlockTime, ...]
+    kinds: tuple[KindTime, ...] = ()
     findings: tuple[Finding, ...] = ()
     why_alone: str = ""
     call_ms: float = 0.0
@@ -166,11 +166,6 @@ class Profile:
         """How much longer the whole took under the profiler, as a share; None if none ran."""
         return self.profiled.median_ms / self.whole.median_ms - 1 if self.profiled else None
 
-    @property
-    def kinds(self) -> tuple[KindTime, ...]:
-        """Operators by kind, the longest first."""
-        return by_kind(self.operators)
-
     def statements(self) -> list[str]:
         """How far the figures can be trusted: whole, profiler, sum."""
         return [_whole_said(self), *_profiler_said(self), _sum_said(self)]
@@ -198,57 +193,6 @@ class Profile:
             "findings": [vars(one) for one in self.findings],
             "statements": self.statements(),
         }
-
-
-def placed(trace: Trace, where: Map) -> tuple[Placed, ...]:
-    """A trace's operators with their blocks."""
-    places = place(trace.operators, where)
-    return tuple(
-        Placed(one, block, inside, sort_of(one))
-        for one, (block, inside) in zip(trace.operators, places, strict=True)
-    )
-
-
-def by_block(operators: Sequence[Placed], where: Map) -> tuple[BlockTime, ...]:
-    """Blocks in order, those without an operator too, and last what belongs to none."""
-    known = {piece.name: piece for piece in where.pieces}
-    found = dict.fromkeys(one.block for one in operators if one.block)
-    listed = [piece for piece in known.values() if piece.macs or piece.name in found]
-    listed += [Piece(name) for name in found if name not in known]
-    first = {name: index for index, name in reversed([*enumerate(one.block for one in operators)])}
-    if not set(known) >= set(found):  # foreign: as they ran
-        listed.sort(key=lambda piece: first.get(piece.name, len(operators)))
-    if any(not one.block for one in operators):
-        listed.append(Piece(""))
-    total = sum(one.ms for one in operators) or 1.0
-    return tuple(
-        _block(piece, [one for one in operators if one.block == piece.name], total) for piece in listed
-    )
-
-
-def _block(piece: Piece, operators: Sequence[Placed], total: float) -> BlockTime:
-    sorts: dict[str, float] = {}
-    for one in operators:
-        sorts[one.sort] = sorts.get(one.sort, 0.0) + one.ms
-    ms = sum(one.ms for one in operators)
-    return BlockTime(piece, ms, ms / total, len(operators), sorts)
-
-
-def by_kind(operators: Sequence[Placed]) -> tuple[KindTime, ...]:
-    """Operators summed by kind and sort, the longest first."""
-    groups: dict[tuple[str, str], list[Placed]] = {}
-    for one in operators:
-        groups.setdefault((kind_of(one.operator), one.sort), []).append(one)
-    total = sum(one.ms for one in operators) or 1.0
-    rows = [_kind(kind, sort, group, total) for (kind, sort), group in groups.items()]
-    return tuple(sorted(rows, key=lambda row: -row.ms))
-
-
-def _kind(kind: str, sort: str, group: Sequence[Placed], total: float) -> KindTime:
-    ms = sum(one.ms for one in group)
-    macs = [count for one in group if (count := macs_of(one.operator)) is not None]
-    known = len(macs) == len(group) and ms > 0
-    return KindTime(kind, sort, len(group), ms, ms / total, 2 * sum(macs) / ms / 1e6 if known else None)
 
 
 def _whole_said(profile: Profile) -> str:

@@ -14,7 +14,8 @@ from efficientformer.latency.process import Process
 from efficientformer.latency.profile.alone import blocks_alone, cannot
 from efficientformer.latency.profile.blocks import Map, map_of
 from efficientformer.latency.profile.findings import findings
-from efficientformer.latency.profile.result import Profile, by_block, placed
+from efficientformer.latency.profile.grouping import by_block, by_kind, placed
+from efficientformer.latency.profile.result import Profile
 from efficientformer.latency.runtimes import NoProfilerError, Trace, usable
 from efficientformer.latency.subjects import Subject
 from efficientformer.latency.target import Target
@@ -117,6 +118,7 @@ def _assembled(
         profiled=_profiled(before, trace),
         operators=operators,
         blocks=blocks,
+        kinds=by_kind(operators),
         findings=findings(operators, blocks),
     )
 

@@ -83,7 +83,7 @@ class Answer:
     """What a target says to one observation: the verdict its claims share, `mixed`, or `not decided`.
 
     Attributes:
-        verdict: of all the paper's claims that were decided.
+        verdict: of all the paper's claims that were decided, if these are at least half of them.
         counts: how many rows have each verdict, rows without a claim left out.
     """
 
@@ -123,8 +123,10 @@ class Study:
             for one, facts in zip(tried.trial(target).comparisons, tried.variants[1:], strict=True)
             if facts.expect
         ]
-        decided = {verdict for verdict in verdicts if verdict in _DECIDED}
-        shared = decided.pop() if len(decided) == 1 else MIXED if decided else UNDECIDED
+        decided = [verdict for verdict in verdicts if verdict in _DECIDED]
+        shared = decided[0] if len(set(decided)) == 1 else MIXED
+        if 2 * len(decided) < len(verdicts) or not decided:
+            shared = UNDECIDED
         order = (*_DECIDED, UNDECIDED, INEXPRESSIBLE, NO_CLAIM)
         counts = Counter(verdicts)
         return Answer(shared, {verdict: counts[verdict] for verdict in order if counts[verdict]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import tempfile
 import time
@@ -28,6 +29,7 @@ from efficientformer.latency.runtimes.base import (
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _CONVERTING = ("Reorder", "Transpose", "Cast", "QuantizeLinear", "DequantizeLinear", "Memcpy")
 _WARM_UP = 3
+_FUSED = ("BatchNormalization", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid")
 
 
 class OnnxRuntime:
@@ -93,7 +95,7 @@ class OnnxRuntime:
                 inner.run(array)
                 whole.append((time.perf_counter_ns() - begun) / 1e6)
             events = json.loads(Path(session.end_profiling()).read_text())
-        operators = _by_node(events, settings)
+        operators = _by_node(events, settings, _modules(path))
         return Trace(operators, tuple(whole[_WARM_UP:]), "ONNX Runtime's session profiler")
 
 
@@ -137,7 +139,35 @@ def _session(path: Path, settings: Settings, profile_to: Path | None) -> Any:
         raise InputError(f"{path}: ONNX Runtime cannot load it: {last_line(error)}") from None
 
 
-def _by_node(events: list[dict[str, Any]], settings: Settings) -> tuple[Operator, ...]:
+def _modules(path: Path) -> dict[str, str]:
+    """The module that made each tensor: convolutions in blocked layout are named after what they make."""
+    import onnx
+
+    from efficientformer.latency.runtimes.onnx_files import module_of
+
+    graph = onnx.load(path, load_external_data=False).graph
+    made = {tensor: node for node in graph.node for tensor in node.output}
+    return {tensor: module_of(_first(node, made).name) for tensor, node in made.items()}
+
+
+def _first(node: Any, made: dict[str, Any]) -> Any:
+    """The node that others were fused into: a convolution does its batch norm's and its activation's work."""
+    while node.op_type in _FUSED and node.input[0] in made:
+        node = made[node.input[0]]
+    return node
+
+
+def _source(name: str, modules: dict[str, str]) -> str:
+    """The module path of a node, by its own name or by the tensor that a rewritten one is named after."""
+    from efficientformer.latency.runtimes.onnx_files import module_of
+
+    own = module_of(name.removeprefix("fused "))
+    return own or modules.get(re.sub(r"_nchwc(_token_\d+)?$", "", name), "")
+
+
+def _by_node(
+    events: list[dict[str, Any]], settings: Settings, modules: dict[str, str]
+) -> tuple[Operator, ...]:
     times, about, order = defaultdict(list), {}, {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
@@ -146,14 +176,15 @@ def _by_node(events: list[dict[str, Any]], settings: Settings) -> tuple[Operator
             times[key].append(event["dur"] / 1e3)
             about[key], order[key] = event["args"], order.get(key, len(order))
     return tuple(
-        _operator(key[0], statistics.median(times[key][_WARM_UP:]), about[key], settings) for key in order
+        _operator(key[0], statistics.median(times[key][_WARM_UP:]), about[key], settings, modules)
+        for key in order
     )
 
 
-def _operator(name: str, ms: float, about: dict[str, Any], settings: Settings) -> Operator:
-    from efficientformer.latency.runtimes.onnx_files import module_of
-
-    kind, source = about["op_name"], module_of(name)
+def _operator(
+    name: str, ms: float, about: dict[str, Any], settings: Settings, modules: dict[str, str]
+) -> Operator:
+    kind, source = about["op_name"], _source(name, modules)
     role = "compute"
     if about.get("provider") != PROVIDERS[settings.device]:
         role = "fallback"
