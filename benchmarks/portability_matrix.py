@@ -1,9 +1,9 @@
-"""Models × targets on this machine: the peers of the paper's Table 1 and today's, each relative to MobileNetV2.
+"""Models × targets on this machine: the peers of the paper's Table 1 and today's, relative to MobileNetV2.
 
     python benchmarks/portability_matrix.py
 
 Writes `results/portability_matrix.json` (every receipt, samples included) and `.md`. Exports are kept in the
-user's cache folder, so that a second run only measures. Random weights; a network's time does not depend on them.
+user's cache folder, so that a second run only measures. The weights are random; times do not depend on them.
 Run nothing else meanwhile: the first run exports for about an hour, measuring takes about half an hour.
 """
 
@@ -58,16 +58,16 @@ def page(matrix: Matrix, subjects: Sequence[Subject]) -> str:
     lines = [
         "# Models × targets on one machine",
         "",
-        f"{first.date[:10]}, {facts['processor']}, {facts['cores']} cores, {facts['memory']}, {facts['system']}; "
-        f"one thread, float32, batch 1; Python {platform.python_version()}, {facts['exporter']}, "
+        f"{first.date[:10]}, {facts['processor']}, {facts['cores']} cores, {facts['memory']}, "
+        f"{facts['system']}; one thread, float32, batch 1; Python {platform.python_version()}, {facts['exporter']}, "
         f"timm {version('timm')}; {versions}.",
         "",
         "Made by `python benchmarks/portability_matrix.py`. Each file ran in a process of its own, started "
         f"{first.conditions.launches} times; the models of one target took turns in one run. Cells: median "
-        "milliseconds (× MobileNetV2 ×1.0 on the same target in the same run), and the verdict where it is not "
-        "*stable*. All samples: `portability_matrix.json`.",
+        "milliseconds (× MobileNetV2 ×1.0 on the same target in the same run), and the verdict where it is "
+        "not *stable*. All samples: `portability_matrix.json`.",
         "",
-        "| model | input | params M | GMACs | " + " | ".join(_short(target) for target in matrix.receipts) + " |",
+        f"| model | input | params M | GMACs | {' | '.join(map(_short, matrix.receipts))} |",
         "|" + "---|" * (4 + len(matrix.receipts)),
         *(_row(matrix, one) for one in subjects),
         "",
@@ -78,7 +78,8 @@ def page(matrix: Matrix, subjects: Sequence[Subject]) -> str:
     if matrix.failures:
         lines += ["", "## Not measured", ""]
         lines += [f"- {one.model} on {_short(one.target)}: {one.why}" for one in matrix.failures]
-    lines += ["", "## Receipts", "", "| target | model | median ms | 95 % | p10–p90 | n | verdict | why |", "|" + "---|" * 8]
+    lines += ["", "## Receipts", "", "| target | model | median ms | 95 % | p10–p90 | n | verdict | why |"]
+    lines.append("|" + "---|" * 8)
     for target, row in matrix.receipts.items():
         for name, one in row.items():
             low, high = one.interval_ms

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +18,14 @@ from torch import Tensor, nn
 from efficientformer import Architecture, EfficientFormer, InputError, Stage
 from efficientformer.architecture import Block
 from efficientformer.latency import artefact as module
-from efficientformer.latency.artefact import BOUNDS, ExportMismatchError, export, random_images, size_of
+from efficientformer.latency.artefact import (
+    AGREEMENT,
+    BOUNDS,
+    ExportMismatchError,
+    export,
+    random_images,
+    size_of,
+)
 from efficientformer.latency.runtimes import (
     RUNTIMES,
     MissingRuntimeError,
@@ -251,17 +259,30 @@ def test_the_difference_is_that_of_the_logits_over_the_largest(
     assert path.read_bytes() == b"an earlier, good one"
 
 
-def test_agreement_counts_images_with_the_same_first_guess(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def two_of_six_wrong(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
     monkeypatch.setitem(BOUNDS, "fp32", 1e9)
-    turns = iter(range(6))
+    turns = itertools.count()
+    return FakeRuntime(lambda logits: -logits if next(turns) % 6 < 2 else logits)
 
-    def two_wrong(logits: np.ndarray) -> np.ndarray:
-        return -logits if next(turns) < 2 else logits
 
-    artefact = fake_export(FakeRuntime(two_wrong), tmp_path / "model.fake", monkeypatch)
-    assert artefact.agreement == pytest.approx(4 / 6)
+@pytest.mark.parametrize(
+    ("least", "photographs", "fine"), [(0.66, True, True), (0.67, True, False), (0.67, False, True)]
+)
+def test_agreement_counts_images_with_the_same_first_guess(
+    least: float, photographs: bool, fine: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On random numbers classes lie near each other, and nothing is asked."""
+    monkeypatch.setitem(AGREEMENT, "fp32", least)
+    fake, path = two_of_six_wrong(monkeypatch), tmp_path / "model.fake"
+    if fine:
+        artefact = fake_export(fake, path, monkeypatch, photographs=photographs)
+        assert artefact.agreement == pytest.approx(4 / 6)
+        return
+    with pytest.raises(
+        ExportMismatchError, match=r"PyTorch's on 66\.7% of 6 images; at least 67% is asked in fp32"
+    ):
+        fake_export(fake, path, monkeypatch, photographs=photographs)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_runtime_is_given_precision_and_calibration_and_a_folded_network(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import tempfile
 import time
@@ -183,15 +182,8 @@ def _check_size(path: Path, size: int, module: nn.Module, target: Target) -> Non
 
 def _move(runtime: Runtime, unchecked: Path, path: Path) -> None:
     """Put the artefact's files where they belong, the main one last."""
-    pairs = zip(runtime.files(unchecked), runtime.files(path), strict=True)
-    for source, destination in reversed(list(pairs)):
+    for source in reversed(runtime.files(unchecked)):
+        destination = path.parent / source.name
         if destination.is_dir():
             shutil.rmtree(destination)
         source.replace(destination)
-
-
-def remove(runtime: Runtime, path: Path) -> None:
-    """Delete an artefact's files, the main one first."""
-    for file in runtime.files(path):
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(file) if file.is_dir() else file.unlink()

@@ -5,21 +5,17 @@ efficientformer report runs/demo
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from efficientformer.files import write_atomically
-from efficientformer.report import blocks, charts, svg, wording
+from efficientformer.report import blocks, charts, svg
 from efficientformer.report.receipt import VERDICTS
 from efficientformer.report.search_chart import search_chart
 from efficientformer.report.story import Story, read_story
+from efficientformer.report.templates import environment, twice
 from efficientformer.report.trail import Check
-
-WIDE, NARROW = 920, 372  # a drawing is made twice, so that its text stays readable on a phone
 
 
 def write_report(run: Path) -> Path:
@@ -42,7 +38,7 @@ def write_report(run: Path) -> Path:
 def render(story: Story) -> str:
     """The page of a story, as HTML."""
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             story=story,
@@ -57,32 +53,13 @@ def render(story: Story) -> str:
     )
 
 
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("efficientformer.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= wording.FILTERS
-    return environment
-
-
 def _drawings(story: Story) -> dict[str, Markup]:
     """The page's charts by name."""
     budget_ms, predicted_ms = story.summary["budget_ms"], story.summary["predicted_ms"]
     return {
-        "bars": _twice(lambda width: charts.latency_bars(story.contenders, budget_ms, width)),
-        "search": _twice(
+        "bars": twice(lambda width: charts.latency_bars(story.contenders, budget_ms, width)),
+        "search": twice(
             lambda width: search_chart(story.trail, story.slimmed, predicted_ms, budget_ms, width)
         ),
-        "samples": _twice(lambda width: charts.histograms(story.contenders, budget_ms, width)),
+        "samples": twice(lambda width: charts.histograms(story.contenders, budget_ms, width)),
     }
-
-
-def _twice(build: Callable[[float], Markup]) -> Markup:
-    """A drawing for wide windows and one for narrow; the stylesheet shows one of them."""
-    frame = Markup('<div class="wide">{}</div><div class="narrow">{}</div>')
-    return frame.format(build(WIDE), build(NARROW))

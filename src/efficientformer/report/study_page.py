@@ -29,8 +29,8 @@ from efficientformer.latency.study.verdict import (
     UNDECIDED,
 )
 from efficientformer.report import wording
-from efficientformer.report.page import _environment, _twice
 from efficientformer.report.study_chart import TONES, ratio_chart, variant_bars
+from efficientformer.report.templates import environment, twice
 
 _BAND, _FLAT = f"{100 * BAND:.0f} %", f"{100 * FLAT:.0f} %"
 MEANINGS = {
@@ -97,7 +97,7 @@ def write_study(study: Path) -> Path:
 def render(study: Study) -> str:
     """The page of a study, as HTML."""
     return (
-        _environment()
+        environment()
         .get_template("study.html.j2")
         .render(
             study=study,
@@ -115,13 +115,13 @@ def render(study: Study) -> str:
 
 
 def _bars(tried: Tried, target: str) -> Markup:
-    return _twice(partial(variant_bars, tried, tried.trial(target)))
+    return twice(partial(variant_bars, tried, tried.trial(target)))
 
 
 def _glance(study: Study) -> dict[str, Markup]:
     """Every pair at a glance, by target; targets without a single latency left out."""
     known = [target for target in study.targets if _receipts(study, target)]
-    return {target: _twice(partial(ratio_chart, study, target)) for target in known}
+    return {target: twice(partial(ratio_chart, study, target)) for target in known}
 
 
 def headline(study: Study) -> str:

@@ -160,6 +160,9 @@ def test_every_operator_has_a_time_and_most_a_module(traced: Trace) -> None:
     assert {one.source for one in traced.operators} <= named | {""}
     kinds = Counter(one.kind for one in traced.operators if one.source)
     assert (kinds["Softmax"], kinds["LayerNormalization"]) == (2, 5)
+    computing = [one for one in traced.operators if one.kind.endswith(("Conv", "MatMul", "Gemm"))]
+    assert len(computing) > 20
+    assert sum(bool(one.source) for one in computing) >= 0.9 * len(computing)  # the optimiser renames nodes
     assert all("→" in one.detail for one in traced.operators)
 
 
@@ -186,7 +189,7 @@ def test_nodes_that_the_runtime_put_in_have_another_role(traced: Trace) -> None:
 )
 def test_roles(name: str, kind: str, provider: str, role: str) -> None:
     about = {"op_name": kind, "provider": provider}
-    found = module._operator(name, 1.5, about, SETTINGS)
+    found = module._operator(name, 1.5, about, SETTINGS, {})
     assert (found.role, found.kind, found.ms) == (role, kind, 1.5)
 
 

@@ -26,9 +26,9 @@ _LAYOUT = Follows(
     equal="The layout is no concern here: blocks and mixers may be chosen by accuracy.",
 )
 _HEADS = Follows(
-    faster="“{variant}” saves time over attention as `fold` deploys it.",
-    slower="Keep attention on the map, as `fold` deploys it: this way costs time here.",
-    equal="How attention is laid out does not matter here.",
+    faster="This way saves time over attention as it is deployed.",
+    slower="Keep attention on the map, as it is deployed: this way costs time here.",
+    equal="Attention may be laid out either way here.",
 )
 _ATTENTION = Follows(
     faster="Attention is a good buy here: less time than pooling blocks that compute as much.",

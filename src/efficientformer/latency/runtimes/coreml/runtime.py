@@ -59,8 +59,8 @@ class CoreMl:
         return missing(self)
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """The package's folder, then what is in it."""
-        return path, *sorted(file for file in path.rglob("*") if file.is_file())
+        """The package's folder."""
+        return (path,)
 
     def export(
         self, traced: Traced, path: Path, precision: str = "fp32", calibration: np.ndarray | None = None
