@@ -59,8 +59,8 @@ def page(matrix: Matrix, subjects: Sequence[Subject]) -> str:
         "# Models × targets on one machine",
         "",
         f"{first.date[:10]}, {facts['processor']}, {facts['cores']} cores, {facts['memory']}, "
-        f"{facts['system']}; one thread, float32, batch 1; Python {platform.python_version()}, {facts['exporter']}, "
-        f"timm {version('timm')}; {versions}.",
+        f"{facts['system']}; one thread, float32, batch 1; Python {platform.python_version()}, "
+        f"{facts['exporter']}, timm {version('timm')}; {versions}.",
         "",
         "Made by `python benchmarks/portability_matrix.py`. Each file ran in a process of its own, started "
         f"{first.conditions.launches} times; the models of one target took turns in one run. Cells: median "

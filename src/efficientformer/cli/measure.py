@@ -57,7 +57,8 @@ def measure(
     else:
         _show(matrix, subjects)
         if published:
-            show(tables.published_table(published_beside(names)))
+            figures = published_beside(names)
+            show(tables.published_table(figures)) if figures else print("  nothing published is known here")
         if earlier:
             show(tables.agreement_table(compared(earlier, matrix)))
     _complain(matrix)

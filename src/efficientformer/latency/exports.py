@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import inspect
 import json
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from efficientformer.files import read_json, write_json
 from efficientformer.latency import artefact
 from efficientformer.latency.artefact import Artefact, export, random_images
 from efficientformer.latency.runtimes import RUNTIMES
+from efficientformer.latency.runtimes.base import installed
 from efficientformer.latency.subjects import Subject
 from efficientformer.latency.target import Target
 
 _OURS = Path(artefact.__file__).parents[1]
+_ABANDONED_S = 24 * 3600
 
 
 def cache_folder() -> Path:
@@ -57,6 +59,7 @@ def _export(subject: Subject, target: Target, folder: Path) -> None:
     if subject.build is None:
         raise RuntimeError(f"{subject.name} is a file already")
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder.parent)
     made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
     try:
         images = random_images(subject.image)
@@ -70,6 +73,13 @@ def _export(subject: Subject, target: Target, folder: Path) -> None:
         shutil.rmtree(made, ignore_errors=True)
 
 
+def _sweep(folder: Path) -> None:
+    """Remove what exports that were killed have left."""
+    for left in folder.glob(".new-*"):
+        if time.time() - left.stat().st_mtime > _ABANDONED_S:
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def _key(subject: Subject, target: Target) -> str:
     runtime = RUNTIMES[target.runtime]
     packages = ("torch", "timm", *runtime.packages)
@@ -79,7 +89,7 @@ def _key(subject: Subject, target: Target) -> str:
         "runtime": target.runtime,
         "device": target.device,
         "precision": target.precision,
-        "packages": {package: importlib.metadata.version(package) for package in packages},
+        "packages": {package: installed(package) for package in packages},
         "code": _code(Path(inspect.getfile(type(runtime))).parent),
     }
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:20]

@@ -147,8 +147,11 @@ def measure_matrix(
                 filling.failures.append(Failure(one.name, str(target), str(error)))
             if told:
                 told(number, pairs, f"{one.name} for {target}")
-        if files:
-            filling.receipts[str(target)] = measure_files(files, target, **settings)
+        try:
+            if files:
+                filling.receipts[str(target)] = measure_files(files, target, **settings)
+        except InputError as error:  # what was measured on other targets is kept
+            filling.failures += [Failure(name, str(target), str(error)) for name in files]
     yardstick = YARDSTICK if YARDSTICK in names else names[0]
     return Matrix(filling.receipts, filling.failures, yardstick)
 

@@ -240,7 +240,7 @@ def test_operators_have_times_modules_and_the_order_of_execution(exported: Path)
 
 def test_loading_and_running_need_no_torch(exported: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from efficientformer.latency.runtimes.ncnn.runtime import Ncnn;"
+        "import sys; from pathlib import Path; from efficientformer.latency.runtimes.ncnn import Ncnn;"
         "from efficientformer.latency.runtimes.base import Settings, random_image;"
         "Ncnn().load(Path(sys.argv[1]), Settings()).run(random_image((1, 3, 64, 32)));"
         "assert 'torch' not in sys.modules"

@@ -235,12 +235,12 @@ class Trap:
 
 def tampered(source: Path, target: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
     """A copy of an archive with other records."""
-    with zipfile.ZipFile(source) as archive:
-        records = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(source) as zipped:
+        records = {name.partition("/")[2]: zipped.read(name) for name in zipped.namelist()}
     change(records)
-    with zipfile.ZipFile(target, "w") as archive:
+    with zipfile.ZipFile(target, "w") as zipped:
         for name, content in records.items():
-            archive.writestr(f"model/{name}", content)
+            zipped.writestr(f"model/{name}", content)
     return target
 
 
@@ -330,8 +330,8 @@ def test_pickles_and_code_that_a_network_does_not_need_are_left_out(exported: Pa
 
 
 def test_our_files_hold_no_pickle_and_no_path(exported: Path) -> None:
-    with zipfile.ZipFile(exported) as archive:
-        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(exported) as zipped:
+        contents = {name: zipped.read(name) for name in zipped.namelist()}
     assert not contents["model/data/sample_inputs/model.pt"]
     assert not any(b"data.pkl" in content for content in contents.values())
     assert str(Path(torch.__file__).parent).encode() not in exported.read_bytes()
