@@ -102,9 +102,9 @@ def test_another_version_of_a_package_is_another_file(
         ("model/deploy.py", True),
         ("model/blocks/attention.py", True),
         ("latency/untrained.py", True),
-        ("latency/runtimes/onnx_files.py", True),
-        ("latency/runtimes/onnxruntime/int8.py", True),
-        ("latency/runtimes/tflite/runtime.py", False),  # another runtime's
+        ("runtimes/onnx_files.py", True),
+        ("runtimes/onnxruntime/int8.py", True),
+        ("runtimes/tflite/runtime.py", False),  # another runtime's
         ("latency/measure.py", False),
     ],
 )

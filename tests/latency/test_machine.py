@@ -16,8 +16,8 @@ import torch
 
 from efficientformer.latency import machine as module
 from efficientformer.latency.machine import Ticks, bystanders, fingerprint, ticks
-from efficientformer.latency.runtimes import RUNTIMES
 from efficientformer.latency.target import Target
+from efficientformer.runtimes import RUNTIMES
 
 TOLD = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not tell")
 

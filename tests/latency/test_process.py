@@ -16,8 +16,8 @@ import pytest
 from efficientformer import InputError
 from efficientformer.latency import process as module
 from efficientformer.latency.process import Process, WorkerError, cpus_for, processes
-from efficientformer.latency.runtimes import MissingRuntimeError, NoProfilerError
 from efficientformer.latency.target import Target
+from efficientformer.runtimes import MissingRuntimeError, NoProfilerError
 from tests.latency.files import relu_file
 
 TARGET = Target()

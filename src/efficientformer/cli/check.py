@@ -12,9 +12,9 @@ from efficientformer.latency.machine import fingerprint
 from efficientformer.latency.measure import measure
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.process import Process
-from efficientformer.latency.runtimes import RUNTIMES, version
 from efficientformer.latency.target import Target
 from efficientformer.latency.worker import SENTINEL
+from efficientformer.runtimes import RUNTIMES, version
 from efficientformer.terminal.table import facts_table, show
 
 ADVICE = {

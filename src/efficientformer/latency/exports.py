@@ -19,10 +19,10 @@ from pathlib import Path
 from efficientformer.files import read_json, write_json
 from efficientformer.latency import artefact
 from efficientformer.latency.artefact import Artefact, export, random_images
-from efficientformer.latency.runtimes import RUNTIMES
-from efficientformer.latency.runtimes.base import installed
 from efficientformer.latency.subjects import Subject
 from efficientformer.latency.target import Target
+from efficientformer.runtimes import RUNTIMES
+from efficientformer.runtimes.base import installed
 
 _OURS = Path(artefact.__file__).parents[1]
 _ABANDONED_S = 24 * 3600
@@ -100,7 +100,7 @@ def _key(subject: Subject, target: Target) -> str:
 def _code(runtime: Path) -> str:
     """A digest of the code that makes networks, and files for one runtime."""
     files = [*(_OURS / "model").rglob("*.py"), *runtime.rglob("*.py")]
-    single = ("architecture.py", "layers.py", "latency/untrained.py", "latency/runtimes/onnx_files.py")
+    single = ("architecture.py", "layers.py", "latency/untrained.py", "runtimes/onnx_files.py")
     digest = hashlib.sha256()
     for file in sorted([*files, *(_OURS / name for name in single)]):
         digest.update(file.read_bytes())

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from efficientformer.latency.runtimes import RUNTIMES, version
 from efficientformer.latency.target import Target
+from efficientformer.runtimes import RUNTIMES, version
 
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 

@@ -20,9 +20,9 @@ from efficientformer.latency.exports import exported
 from efficientformer.latency.measure import measure_files
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.process import Process
-from efficientformer.latency.runtimes import usable
 from efficientformer.latency.subjects import Subject
 from efficientformer.latency.target import Target
+from efficientformer.runtimes import usable
 
 FORMAT = "efficientformer.matrix/1"
 YARDSTICK = "timm/mobilenetv2_100"

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from efficientformer.errors import InputError
-from efficientformer.latency.runtimes import NoProfilerError, Operator, Trace, usable
 from efficientformer.latency.target import Target
 from efficientformer.latency.worker import SENTINEL
+from efficientformer.runtimes import NoProfilerError, Operator, Trace, usable
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

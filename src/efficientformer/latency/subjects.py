@@ -19,11 +19,11 @@ from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
 from efficientformer.files import read_json
 from efficientformer.latency.process import Process
-from efficientformer.latency.runtimes import RUNTIMES
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import randomise_vectors, untrained
 from efficientformer.model.checkpoint import load_model
 from efficientformer.presets import PRESETS
+from efficientformer.runtimes import RUNTIMES
 
 TIMM = "timm/"
 Image = tuple[int, int, int]

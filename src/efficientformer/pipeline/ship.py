@@ -23,7 +23,6 @@ from efficientformer.errors import InputError, PromiseError
 from efficientformer.latency.artefact import Artefact, export, random_images
 from efficientformer.latency.measure import measure_files
 from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.runtimes import RUNTIMES
 from efficientformer.latency.subjects import TIMM, deployed_peer, peer, read_architecture
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import untrained
@@ -31,6 +30,7 @@ from efficientformer.model.pretrained import create_transform
 from efficientformer.predict import load_network, open_picture, run_preparation
 from efficientformer.presets import PRESETS
 from efficientformer.progress import Progress
+from efficientformer.runtimes import RUNTIMES
 
 FORMAT = "efficientformer.export/1"
 CHECKED, CALIBRATED = 64, 128  # images
