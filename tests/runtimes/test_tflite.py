@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ RUNTIME = TfLite()
 FILE = "model.tflite"
 TOLERANCE = 1e-4
 IMAGE = (1, 3, 16, 16)
+WEIGHTED = {"CONV_2D", "FULLY_CONNECTED"}
 
 
 class Attention(nn.Module):
@@ -45,6 +47,19 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(x + self.path(x))
+
+
+class Stream(nn.Module):
+    """Many small steps along one large stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(nn.Conv2d(4, 4, 1) for _ in range(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.steps:
+            x = x + 0.02 * step(x)
+        return x
 
 
 class Doubling(nn.Module):
@@ -82,6 +97,12 @@ def difference(given: np.ndarray, module: nn.Module, array: np.ndarray) -> float
     assert given.shape == wanted.shape
     assert given.dtype == np.float32
     return float(np.abs(given - wanted).max() / np.abs(wanted).max())
+
+
+def int8(module: nn.Module, images: np.ndarray, folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The module in int8, calibrated on the images, ready to run."""
+    RUNTIME.export(Traced(module, (1, *images.shape[1:])), folder / FILE, "int8", images)
+    return RUNTIME.load(folder / FILE, Settings()).run
 
 
 @pytest.fixture(scope="module")
@@ -190,9 +211,28 @@ def test_int8_takes_float32_and_has_a_scale_for_each_channel(network: nn.Module,
 
 def test_int8_operators_know_their_place(quantised: Path) -> None:
     trace = RUNTIME.operators(quantised, Settings(), random_image((1, 3, 32, 32)), runs=2)
-    convolutions = [one for one in trace.operators if one.kind == "CONV_2D"]
-    assert all("QC8" in one.detail and one.source for one in convolutions)
+    products = [one for one in trace.operators if one.kind in WEIGHTED]
+    assert {one.kind for one in products} == WEIGHTED
+    assert all("QC8" in one.detail and one.source for one in products)  # none is left in float32
     assert {one.role for one in trace.operators if one.kind == "QUANTIZE"} == {"convert"}
+
+
+def test_int8_ranges_hold_the_loudest_image_wherever_it_is(tmp_path: Path) -> None:
+    module, images = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), random_image((8, 3, 16, 16))
+    images[5] *= 8
+    given = {order: int8(module, images[::order], tmp_path)(images[5:6]) for order in (1, -1)}
+    assert np.array_equal(given[1], given[-1])
+    assert difference(given[1], module, images[5:6]) < 0.02
+
+
+def test_int8_logits_may_exceed_those_of_calibration(tmp_path: Path) -> None:
+    module, image = nn.Linear(32, 8), random_image((1, 32))
+    assert difference(int8(module, image, tmp_path)(4 * image), module, 4 * image) < 0.02
+
+
+def test_int8_does_not_round_the_residual_stream(tmp_path: Path) -> None:
+    module, images = Stream(), random_image((4, 4, 8, 8))
+    assert difference(int8(module, images, tmp_path)(images[:1]), module, images[:1]) < 0.002
 
 
 def test_int8_needs_images(tmp_path: Path) -> None:

@@ -95,7 +95,8 @@ def _bundle(modules: Sequence[Any]) -> Any:
 def quantise(content: bytes, images: np.ndarray) -> bytes:
     """A float32 file's content in int8, its input and output still float32.
 
-    Convolutions and products with weights are int8; of the rest, what is as fast and closer in float32 is not.
+    Convolutions and products with weights are int8. A linear layer that gives the output takes its ranges
+    from each input and gives float32: fixed ones would cut off logits beyond those seen in calibration.
 
     Args:
         content: what `convert` gave.
@@ -118,6 +119,8 @@ def quantise(content: bytes, images: np.ndarray) -> bytes:
                 operation_name=TFLOperationName.ALL_SUPPORTED,
                 algorithm_key=AlgorithmName.NO_QUANTIZE,
             )
+        for name in _outputs(content):
+            work.add_dynamic_config(f"^{re.escape(name)};?$", TFLOperationName.FULLY_CONNECTED, num_bits=8)
         with contextlib.redirect_stderr(io.StringIO()):  # progress bars
             ranges = _ranges(content, work.get_quantization_recipe(), images)
             return bytes(work.quantize(ranges).quantized_model or b"")
@@ -171,6 +174,14 @@ def _check_kernels(content: bytes) -> None:
         found = _NO_KERNEL.search(f"{error} ")
         name = next(filter(None, found.groups())) if found else str(error).partition("\n")[0]
         raise UnsupportedOperatorError(f"tflite: the interpreter has no kernel for {name}") from None
+
+
+def _outputs(content: bytes) -> list[str]:
+    """Names of the tensors that the file gives."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = schema.Model.GetRootAsModel(content, 0).Subgraphs(0)
+    return [graph.Tensors(graph.Outputs(at)).Name().decode() for at in range(graph.OutputsLength())]
 
 
 def _normalising(content: bytes) -> list[str]:
