@@ -97,13 +97,18 @@ def test_the_pair_that_is_told_most_differently(
 
 def test_a_ranking_in_words() -> None:
     first, second, third = made(
-        {"t": {"a": 2, "b": 1, "c": 9}, "u": {"a": 3, "b": 4, "c": 5}, "v": {"a": 1, "b": 2}}
+        {
+            str(Target("tflite")): {"a": 2, "b": 1, "c": 9},
+            str(Target("ncnn", threads=2)): {"a": 3, "b": 4, "c": 5},
+            str(Target("openvino")): {"a": 1, "b": 2},
+        }
     ).rankings()
     assert str(first) == (
-        "t and u: Spearman 0.50 (n = 3); a takes 2.00 times b's time on the first, 0.75 times on the second"
+        "tflite and ncnn:threads=2: Spearman 0.50 (n = 3); "
+        "a takes 2.00 times as long as b on tflite, 0.75 on ncnn:threads=2"
     )
-    assert str(second).startswith("t and v: too few models (n = 2); a takes 2.00 times b's")
-    assert str(third) == "u and v: too few models (n = 2)"
+    assert str(second).startswith("tflite and openvino: too few models (n = 2); a takes 2.00 times")
+    assert str(third) == "ncnn:threads=2 and openvino: too few models (n = 2)"
 
 
 def test_the_document_holds_everything() -> None:
@@ -230,5 +235,6 @@ def test_if_all_fail_there_is_still_a_matrix() -> None:
 def test_it_tells_of_every_pair() -> None:
     told: list[tuple[int, int, str]] = []
     measure_matrix([network("a"), network("cannot")], TARGETS, told=lambda *one: told.append(one))
-    assert [one[:2] for one in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [one[:2] for one in told] == [(1, 4), (2, 4), (2, 4), (3, 4), (4, 4), (4, 4)]
     assert told[0][2] == f"a for {TARGETS[0]}"
+    assert told[2][2] == f"1 timed on {TARGETS[0].short}"

@@ -47,7 +47,7 @@ def profile(
         raise InputError(f"profile: --runs must be a whole number from 1, not {runs}")
     progress = Progress()
     taken = take_profile(
-        subject(name, input_size),
+        subject(name, input_size, [where]),
         where,
         runs=runs,
         told=progress.update,

@@ -7,8 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from efficientformer.cli.measure import Targets
-from efficientformer.cli.options import DEFAULT_TARGET, Json, print_json
+from efficientformer.cli.options import DEFAULT_TARGET, Json, Targets, print_json
 from efficientformer.errors import InputError
 from efficientformer.files import write_json
 from efficientformer.latency.target import Target

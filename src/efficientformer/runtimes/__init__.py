@@ -1,4 +1,4 @@
-"""The runtimes: one file each, all with the functions of `Runtime`. A new one is a file and a line here."""
+"""The runtimes: a package each, with the functions of `Runtime`. A new one is a package and a line here."""
 
 from efficientformer.errors import InputError
 from efficientformer.runtimes.base import (

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from efficientformer.latency.measurement import Measurement
+from efficientformer.latency.measurement import Measurement, drawn_rounds
 from efficientformer.study.experiment import Expect, Experiment, Variant
 
 BAND = 0.03  # less is within what two runs of one file differ by
@@ -81,20 +81,11 @@ def paired_ratio(baseline: Measurement, variant: Measurement) -> Ratio:
     if len(below) != len(above):
         raise ValueError(f"{variant.model} has {len(above)} rounds, {baseline.model} {len(below)}")
     logs = np.log(above) - np.log(below)
-    medians = _resampled(logs, baseline.conditions.launches)
+    draws = drawn_rounds(len(logs), baseline.conditions.launches, _RESAMPLES)
+    medians = np.median(logs[draws], axis=1)
     low, high = np.exp(np.quantile(medians, (0.025, 0.975)))
     value = float(np.exp(np.median(logs)))
     return Ratio(value, min(float(low), value), max(float(high), value))
-
-
-def _resampled(logs: np.ndarray, launches: int) -> np.ndarray:
-    """Medians of so many draws with replacement: launches, then rounds within each drawn launch."""
-    launches = launches if launches > 0 and len(logs) % launches == 0 else 1
-    table = logs.reshape(launches, -1)
-    generator, rounds = np.random.default_rng(0), table.shape[1]
-    drawn = generator.integers(0, launches, (_RESAMPLES, launches, 1))
-    within = generator.integers(0, rounds, (_RESAMPLES, launches, rounds))
-    return np.median(table[drawn, within], axis=(1, 2))
 
 
 def compared(

@@ -133,10 +133,24 @@ def _session(path: Path, settings: Settings, profile_to: Path | None) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if profile_to is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile_to)
+    provider = PROVIDERS[settings.device]
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=[PROVIDERS[settings.device]])
+        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
     except Exception as error:  # the runtime's own error classes are not public
         raise InputError(f"{path}: ONNX Runtime cannot load it: {last_line(error)}") from None
+    if session.get_providers()[0] != provider:  # it goes on with the CPU, and only logs that
+        raise InputError(
+            f"{path}: ONNX Runtime has {provider}, but it does not work here; see its requirements"
+        )
+    _check_precision(path, settings.precision)
+    return session
+
+
+def _check_precision(path: Path, asked: str) -> None:
+    """A receipt says the precision, so a file must hold what the target says."""
+    held = "int8" if b"QuantizeLinear" in path.read_bytes() else "fp32"
+    if held != asked:
+        raise InputError(f"{path}: holds {held}, the target says {asked}; measure it with :precision={held}")
 
 
 def _modules(path: Path) -> dict[str, str]:

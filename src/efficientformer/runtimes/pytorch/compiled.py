@@ -52,7 +52,7 @@ class Compiled:
     packages = ("torch",)
     extra = ""
     suffix = ".aoti.pt2"
-    devices = ("cpu", "cuda")
+    devices = ("cpu",)  # a module is compiled for where its weights are, which is the CPU everywhere here
     precisions = ("fp32", "fp16", "bf16")
 
     def trouble(self, device: str = "cpu") -> str | None:

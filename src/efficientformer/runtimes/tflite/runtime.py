@@ -64,7 +64,11 @@ class TfLite:
         return paths
 
     def load(self, path: Path, settings: Settings) -> TfLiteSession:
-        """A session on so many threads, which sleep while they wait."""
+        """A session on so many threads, which sleep while they wait.
+
+        Raises:
+            InputError: if it is no such file, or holds another precision than the settings say.
+        """
         _check(path)
         with quiet_native():
             from ai_edge_litert.interpreter import Interpreter
@@ -74,6 +78,12 @@ class TfLite:
                 interpreter.allocate_tensors()
             except (ValueError, RuntimeError) as error:
                 raise InputError(f"{path}: TensorFlow Lite cannot load it: {last_line(error)}") from None
+        types = {one["dtype"] for one in interpreter.get_tensor_details()}
+        held = "int8" if np.int8 in types else "fp32"
+        if held != settings.precision:
+            raise InputError(
+                f"{path}: holds {held}, the target says {settings.precision}; measure with :precision={held}"
+            )
         return TfLiteSession(interpreter)
 
     def operators(self, path: Path, settings: Settings, array: np.ndarray, runs: int) -> Trace:
