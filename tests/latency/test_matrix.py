@@ -15,7 +15,7 @@ from torch import nn
 from efficientformer import InputError
 from efficientformer.latency import matrix as module
 from efficientformer.latency.artefact import ExportMismatchError
-from efficientformer.latency.matrix import YARDSTICK, Failure, Matrix, measure_matrix
+from efficientformer.latency.matrix import YARDSTICK, Failure, Matrix, matrix_of, measure_matrix, merged
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.process import WorkerError
 from efficientformer.latency.subjects import Subject
@@ -109,6 +109,20 @@ def test_a_ranking_in_words() -> None:
     )
     assert str(second).startswith("tflite and openvino: too few models (n = 2); a takes 2.00 times")
     assert str(third) == "ncnn:threads=2 and openvino: too few models (n = 2)"
+
+
+def test_a_matrix_is_read_again_and_a_target_measured_anew_takes_the_place_of_the_old() -> None:
+    first = Matrix(made({"t": {"a": 1, "b": 2}, "u": {"a": 3}}).receipts, [Failure("b", "u", "no Erf")], "a")
+    again = matrix_of(json.loads(json.dumps(first.to_json())))
+    assert (again.receipts, list(again.failures), again.yardstick) == (
+        {target: dict(row) for target, row in first.receipts.items()},
+        list(first.failures),
+        "a",
+    )
+    both = merged(first, made({"u": {"a": 5, "b": 6}}))
+    assert {target: set(row) for target, row in both.receipts.items()} == {"t": {"a", "b"}, "u": {"a", "b"}}
+    assert both.receipts["u"]["a"].median_ms == 5
+    assert both.failures == []
 
 
 def test_the_document_holds_everything() -> None:

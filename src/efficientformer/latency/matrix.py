@@ -110,6 +110,22 @@ class Matrix:
         }
 
 
+def matrix_of(document: Mapping[str, Any]) -> Matrix:
+    """The matrix that `Matrix.to_json` wrote."""
+    receipts: dict[str, dict[str, Measurement]] = {}
+    for one in map(Measurement.from_json, document["receipts"]):
+        receipts.setdefault(one.target, {})[one.model] = one
+    failures = [Failure(**one) for one in document["failures"]]
+    return Matrix(receipts, failures, document["yardstick"])
+
+
+def merged(earlier: Matrix, later: Matrix) -> Matrix:
+    """Two matrices as one; of a target that both have, the later's receipts."""
+    again = {*later.receipts, *(one.target for one in later.failures)}
+    kept = [one for one in earlier.failures if one.target not in again]
+    return Matrix({**earlier.receipts, **later.receipts}, [*kept, *later.failures], later.yardstick)
+
+
 @dataclass
 class _Filling:
     receipts: dict[str, dict[str, Measurement]] = field(default_factory=dict)
