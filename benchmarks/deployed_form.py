@@ -33,11 +33,11 @@ import efficientformer as ef  # before timm: it repairs torchvision where it mus
 from efficientformer.files import write_atomically
 from efficientformer.latency.measure import in_process, measure
 from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.profile.work import macs_of
-from efficientformer.latency.runtimes import RUNTIMES, Operator, Settings, Trace, Traced
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import randomise_vectors
 from efficientformer.model.packed import ChannelsLast
+from efficientformer.profile.work import macs_of
+from efficientformer.runtimes import RUNTIMES, Operator, Settings, Trace, Traced
 
 RESULTS = Path(__file__).with_name("results")
 ENGINES = ("onnxruntime", "openvino", "eager", "compiled")

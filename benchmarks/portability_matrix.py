@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from efficientformer.files import write_atomically
-from efficientformer.latency.matrix import Matrix, measure_matrix
+from efficientformer.files import read_json, write_atomically
+from efficientformer.latency.matrix import Matrix, matrix_of, measure_matrix, merged
 from efficientformer.latency.subjects import Subject, subject
 from efficientformer.latency.target import Target
 from efficientformer.progress import Progress
@@ -73,7 +73,7 @@ def page(matrix: Matrix, subjects: Sequence[Subject]) -> str:
         "",
         "## How targets rank models",
         "",
-        *(f"- {_plain(str(ranking))}" for ranking in matrix.rankings()),
+        *(f"- {ranking}" for ranking in matrix.rankings()),
     ]
     if matrix.failures:
         lines += ["", "## Not measured", ""]
@@ -108,22 +108,22 @@ def _short(target: str) -> str:
     return Target.parse(target).short
 
 
-def _plain(text: str) -> str:
-    return text.replace(":cpu:threads=1:precision=fp32", "")
-
-
 def main() -> None:
     """Export, measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=[*PAPER, *LATER])
     parser.add_argument("--targets", nargs="+", default=TARGETS)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--add", action="store_true", help="keep the targets that are in --out already")
     parser.add_argument("--out", type=Path, default=RESULTS / "portability_matrix")
     options = parser.parse_args()
     subjects = [subject(name) for name in options.models]
     targets = [Target.parse(text) for text in options.targets]
     matrix = measure_matrix(subjects, targets, told=Progress().update, seconds=options.seconds)
-    write_atomically(options.out.with_suffix(".json"), json.dumps(matrix.to_json()).encode())
+    written = options.out.with_suffix(".json")
+    if options.add and written.exists():
+        matrix = merged(matrix_of(read_json(written)), matrix)
+    write_atomically(written, json.dumps(matrix.to_json()).encode())
     write_atomically(options.out.with_suffix(".md"), page(matrix, subjects).encode())
     print(json.dumps({str(one): one.spearman for one in matrix.rankings()}))
 

@@ -22,11 +22,11 @@ from efficientformer.latency.artefact import ExportMismatchError
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.matrix import Failure, Matrix
 from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.runtimes import RUNTIMES
 from efficientformer.latency.target import Target
 from efficientformer.pipeline import ship
 from efficientformer.pipeline.job import Job
 from efficientformer.report.receipt import repeat_command
+from efficientformer.runtimes import RUNTIMES
 from tests.latency.files import conv_file
 from tests.strategies import tiny
 

@@ -10,8 +10,8 @@ import pytest
 
 from efficientformer.cli import main
 from efficientformer.files import read_json
-from efficientformer.latency.study import run
-from tests.latency.study.made import made
+from efficientformer.study import run
+from tests.study.made import made
 
 
 @pytest.fixture

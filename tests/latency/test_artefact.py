@@ -26,7 +26,8 @@ from efficientformer.latency.artefact import (
     random_images,
     size_of,
 )
-from efficientformer.latency.runtimes import (
+from efficientformer.latency.target import Target
+from efficientformer.runtimes import (
     RUNTIMES,
     MissingRuntimeError,
     Settings,
@@ -34,8 +35,7 @@ from efficientformer.latency.runtimes import (
     UnsupportedOperatorError,
     usable,
 )
-from efficientformer.latency.runtimes.onnxruntime import OnnxRuntime
-from efficientformer.latency.target import Target
+from efficientformer.runtimes.onnxruntime import OnnxRuntime
 from tests.strategies import randomised, tiny
 
 TARGET = Target()

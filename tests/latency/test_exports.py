@@ -83,6 +83,21 @@ def test_threads_share_a_file(exporter: Exporter, tmp_path: Path) -> None:
     assert len(exporter.asked) == 1
 
 
+def test_a_runs_own_file_is_what_is_measured(exporter: Exporter, tmp_path: Path) -> None:
+    run = dataclasses.replace(SUBJECT, files={"onnxruntime": tmp_path / "model.onnx"})
+    assert exported(run, TARGET, tmp_path) == (tmp_path / "model.onnx", None)
+    assert not exporter.asked
+    for other in (Target("openvino"), Target(precision="int8")):  # it has no file of those
+        assert exported(run, other, tmp_path)[1] is not None
+
+
+def test_a_folder_that_is_not_whole_is_made_anew(exporter: Exporter, tmp_path: Path) -> None:
+    path, _ = exported(SUBJECT, TARGET, tmp_path)
+    (path.parent / "artefact.json").unlink()
+    assert exported(SUBJECT, TARGET, tmp_path) == (path, PROOF)
+    assert len(exporter.asked) == 2
+
+
 @pytest.mark.parametrize("package", ["torch", "timm", "onnxruntime", "onnx", "onnxscript"])
 def test_another_version_of_a_package_is_another_file(
     package: str, exporter: Exporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -102,9 +117,9 @@ def test_another_version_of_a_package_is_another_file(
         ("model/deploy.py", True),
         ("model/blocks/attention.py", True),
         ("latency/untrained.py", True),
-        ("latency/runtimes/onnx_files.py", True),
-        ("latency/runtimes/onnxruntime/int8.py", True),
-        ("latency/runtimes/tflite/runtime.py", False),  # another runtime's
+        ("runtimes/onnx_files.py", True),
+        ("runtimes/onnxruntime/int8.py", True),
+        ("runtimes/tflite/runtime.py", False),  # another runtime's
         ("latency/measure.py", False),
     ],
 )

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from efficientformer.latency import machine as module
-from efficientformer.latency.machine import Ticks, bystanders, fingerprint, ticks
-from efficientformer.latency.runtimes import RUNTIMES
+from efficientformer.latency.machine import Ticks, bystanders, cpus_for, fingerprint, ticks
 from efficientformer.latency.target import Target
+from efficientformer.runtimes import RUNTIMES
 
 TOLD = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not tell")
 
@@ -46,6 +46,47 @@ def test_another_runtime_version_is_another_fingerprint(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_every_runtime_has_a_fingerprint_installed_or_not(runtime: str) -> None:
     assert fingerprint(Target(runtime))["runtime"].startswith(f"{runtime} ")
+
+
+# Which processors
+
+
+@pytest.mark.parametrize(
+    ("allowed", "siblings", "khz", "threads", "expected"),
+    [
+        ({0, 1, 2, 3}, {}, {}, 1, [3]),  # the first serve interrupts
+        ({5, 2, 7}, {}, {}, 2, [5, 7]),
+        ({0, 1}, {}, {}, 2, [0, 1]),
+        ({0, 1}, {}, {}, 3, []),
+        ({4}, {}, {}, 1, [4]),
+        ({0, 1, 2, 3}, {0: "0-1", 1: "0-1", 2: "2-3", 3: "2-3"}, {}, 2, [1, 3]),  # one of each core
+        ({0, 1, 2, 3}, {0: "0-1", 1: "0-1", 2: "2-3", 3: "2-3"}, {}, 3, []),
+        ({0, 1, 2, 3}, {}, {0: 5000, 1: 5000, 2: 3000, 3: 3000}, 1, [1]),  # not one of the slow cores
+        ({0, 1, 2, 3}, {}, {0: 5000, 1: 5000, 2: 3000, 3: 3000}, 3, [0, 1, 3]),
+    ],
+)
+def test_threads_are_kept_on_the_fastest_cores(
+    allowed: set[int],
+    siblings: dict[int, str],
+    khz: dict[int, int],
+    threads: int,
+    expected: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, values in (("topology/thread_siblings_list", siblings), ("cpufreq/cpuinfo_max_freq", khz)):
+        for cpu, value in values.items():
+            file = tmp_path / f"cpu{cpu}" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"{value}\n")
+    monkeypatch.setattr(module, "_CPUS", tmp_path)
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: allowed, raising=False)
+    assert cpus_for(threads) == expected
+
+
+def test_a_system_without_affinity_has_no_processors_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(module.os, "sched_getaffinity", raising=False)
+    assert cpus_for(1) == []
 
 
 # Bystanders

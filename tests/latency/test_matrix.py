@@ -15,7 +15,7 @@ from torch import nn
 from efficientformer import InputError
 from efficientformer.latency import matrix as module
 from efficientformer.latency.artefact import ExportMismatchError
-from efficientformer.latency.matrix import YARDSTICK, Failure, Matrix, measure_matrix
+from efficientformer.latency.matrix import YARDSTICK, Failure, Matrix, matrix_of, measure_matrix, merged
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.process import WorkerError
 from efficientformer.latency.subjects import Subject
@@ -97,13 +97,32 @@ def test_the_pair_that_is_told_most_differently(
 
 def test_a_ranking_in_words() -> None:
     first, second, third = made(
-        {"t": {"a": 2, "b": 1, "c": 9}, "u": {"a": 3, "b": 4, "c": 5}, "v": {"a": 1, "b": 2}}
+        {
+            str(Target("tflite")): {"a": 2, "b": 1, "c": 9},
+            str(Target("ncnn", threads=2)): {"a": 3, "b": 4, "c": 5},
+            str(Target("openvino")): {"a": 1, "b": 2},
+        }
     ).rankings()
     assert str(first) == (
-        "t and u: Spearman 0.50 (n = 3); a takes 2.00 times b's time on the first, 0.75 times on the second"
+        "tflite and ncnn:threads=2: Spearman 0.50 (n = 3); "
+        "a takes 2.00 times as long as b on tflite, 0.75 on ncnn:threads=2"
     )
-    assert str(second).startswith("t and v: too few models (n = 2); a takes 2.00 times b's")
-    assert str(third) == "u and v: too few models (n = 2)"
+    assert str(second).startswith("tflite and openvino: too few models (n = 2); a takes 2.00 times")
+    assert str(third) == "ncnn:threads=2 and openvino: too few models (n = 2)"
+
+
+def test_a_matrix_is_read_again_and_a_target_measured_anew_takes_the_place_of_the_old() -> None:
+    first = Matrix(made({"t": {"a": 1, "b": 2}, "u": {"a": 3}}).receipts, [Failure("b", "u", "no Erf")], "a")
+    again = matrix_of(json.loads(json.dumps(first.to_json())))
+    assert (again.receipts, list(again.failures), again.yardstick) == (
+        {target: dict(row) for target, row in first.receipts.items()},
+        list(first.failures),
+        "a",
+    )
+    both = merged(first, made({"u": {"a": 5, "b": 6}}))
+    assert {target: set(row) for target, row in both.receipts.items()} == {"t": {"a", "b"}, "u": {"a", "b"}}
+    assert both.receipts["u"]["a"].median_ms == 5
+    assert both.failures == []
 
 
 def test_the_document_holds_everything() -> None:
@@ -230,5 +249,6 @@ def test_if_all_fail_there_is_still_a_matrix() -> None:
 def test_it_tells_of_every_pair() -> None:
     told: list[tuple[int, int, str]] = []
     measure_matrix([network("a"), network("cannot")], TARGETS, told=lambda *one: told.append(one))
-    assert [one[:2] for one in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [one[:2] for one in told] == [(1, 4), (2, 4), (2, 4), (3, 4), (4, 4), (4, 4)]
     assert told[0][2] == f"a for {TARGETS[0]}"
+    assert told[2][2] == f"1 timed on {TARGETS[0].short}"

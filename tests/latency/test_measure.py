@@ -20,11 +20,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from efficientformer.errors import InputError
 from efficientformer.latency import measure as module
-from efficientformer.latency.machine import fingerprint
+from efficientformer.latency.machine import cpus_for, fingerprint
 from efficientformer.latency.measure import SLOW, in_process, measure, measure_files, until_usable
 from efficientformer.latency.measurement import Conditions, Measurement
-from efficientformer.latency.process import cpus_for
 from efficientformer.latency.target import Target
 from tests.latency.conftest import FakeTime
 
@@ -218,7 +218,8 @@ def test_it_measures_no_oftener_than_it_must(spreads: tuple[float, ...], expecte
     made = [{"a": scattered(1.0, spread)} for spread in spreads]
     ahead = iter(made)
     taken = until_usable(lambda: next(ahead), tries=2)
-    assert taken == made[-1]
+    assert taken["a"].samples_ms == made[-1]["a"].samples_ms
+    assert taken["a"].conditions.tries == expected
     assert len(list(ahead)) == len(spreads) - expected
 
 
@@ -270,7 +271,7 @@ class FakeProcess:
     """In the place of a process: takes a millisecond a run, and remembers that it was started."""
 
     started: list[str]
-    pinned, pid = True, 1
+    pinned, cpus, pid = True, (1,), 1
 
     def __init__(self, path: Path | None, target: Target) -> None:
         self.started.append(path.name if path else "sentinel")
@@ -291,8 +292,8 @@ class FakeProcess:
     [
         ({}, 12, 12 * 250),  # 3 s of 1 ms
         ({"launches": 1, "rounds": 4, "seconds": 0.4}, 4, 400),
-        ({"launches": 2, "rounds": 5, "seconds": 0.0, "min_samples": 7}, 6, 12),
-        ({"launches": 5, "rounds": 5, "seconds": 0.0, "min_samples": 1}, 5, 5),
+        ({"launches": 2, "rounds": 5, "seconds": 1e-9, "min_samples": 7}, 6, 12),
+        ({"launches": 5, "rounds": 5, "seconds": 1e-9, "min_samples": 1}, 5, 5),
     ],
 )
 def test_rounds_seconds_and_samples_are_shared_out_over_the_launches(
@@ -311,6 +312,12 @@ def test_rounds_seconds_and_samples_are_shared_out_over_the_launches(
     for one in taken.values():
         assert (len(one.rounds), len(one.samples_ms)) == (rounds, samples)
         assert (one.conditions.launches, one.conditions.pinned) == (launches, True)
+
+
+@pytest.mark.parametrize("settings", [{"launches": 0}, {"seconds": 0.0}, {"seconds": -1.0}])
+def test_nothing_cannot_be_measured(settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="at least one launch and more than 0 seconds"):
+        measure_files({"a": Path("a.onnx")}, TARGET, **settings)
 
 
 def test_a_real_file_in_processes_of_its_own(small_file: Path) -> None:

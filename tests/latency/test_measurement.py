@@ -14,7 +14,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efficientformer.latency.measurement import FORMAT, Conditions, Measurement, joined
+from efficientformer.latency.measurement import FORMAT, Conditions, Measurement, drawn_rounds, joined
 
 RUNS = Path(__file__).parents[2] / "docs" / "runs"
 TIMES = st.floats(1e-3, 1e3)
@@ -24,7 +24,9 @@ CONDITIONS = st.builds(
     Conditions,
     st.integers(0, 5),
     st.booleans(),
+    st.lists(st.integers(0, 63), max_size=4).map(tuple),
     st.integers(0, 30),
+    st.integers(1, 3),
     st.none() | st.tuples(TIMES, TIMES),
     st.none() | SHARES,
     st.none() | SHARES,
@@ -84,11 +86,13 @@ def test_one_sample_in_a_hundred_at_most_lies_beyond_p99(count: int) -> None:
     assert 0 < sum(sample > one.p99_ms for sample in one.samples_ms) <= 0.01 * count
 
 
-def simulated(seed: int, rounds: int = 16, samples: int = 6) -> Measurement:
-    """Samples whose true median is 10 ms; each round has a slow or fast spell of its own."""
+def simulated(seed: int, rounds: int = 16, samples: int = 6, launches: int = 0) -> Measurement:
+    """Samples whose true median is 10 ms; each round, and launch, has a slow or fast spell of its own."""
     random = np.random.default_rng(seed)
     spells, noise = random.normal(0, 0.3, (rounds, 1)), random.normal(0, 0.1, (rounds, samples))
-    return receipt((10 + spells + noise).ravel(), (samples,) * rounds)
+    if launches:
+        spells = spells + np.repeat(random.normal(0, 0.3, (launches, 1)), rounds // launches, axis=0)
+    return receipt((10 + spells + noise).ravel(), (samples,) * rounds).under(launches=launches)
 
 
 def covered(receipts: list[Measurement]) -> float:
@@ -101,6 +105,24 @@ def test_the_interval_holds_the_true_median_95_times_in_100() -> None:
     alone = [dataclasses.replace(one, rounds=()) for one in receipts]  # as if samples knew no spells
     assert covered(alone) < 0.75
     assert all(a.median_ms == b.median_ms for a, b in zip(receipts, alone, strict=True))
+
+
+def test_launches_are_drawn_before_their_rounds() -> None:
+    receipts = [simulated(seed, rounds=40, launches=8) for seed in range(100)]
+    as_one = [one.under(launches=1) for one in receipts]  # as if rounds knew no launches
+    assert 0.85 <= covered(receipts) <= 1
+    assert covered(as_one) < covered(receipts)
+
+
+@pytest.mark.parametrize(("rounds", "launches"), [(12, 3), (12, 0), (7, 3), (5, 1), (1, 1)])
+def test_draws_take_whole_launches(rounds: int, launches: int) -> None:
+    draws = drawn_rounds(rounds, launches, 50)
+    assert draws.shape == (50, rounds)
+    assert (draws.min(), draws.max()) >= (0, 0)
+    assert draws.max() < rounds
+    each = rounds // launches if launches and rounds % launches == 0 else rounds
+    for draw in draws:
+        assert all(len({index // each for index in part}) == 1 for part in np.split(draw, rounds // each))
 
 
 def test_samples_that_stand_for_themselves_have_the_interval_of_the_order_statistics() -> None:
@@ -150,7 +172,10 @@ def test_more_rounds_narrow_the_interval_and_more_samples_a_round_hardly_do() ->
         (scattered(0, stolen_cores=0.3), "unusable", "the hypervisor gave 0.30 cores"),
         (scattered(0, 10), "stable", None),
         (scattered(0, 9), "unusable", "only 9 samples"),
-        (scattered(0, load=64.0, set_aside=40), "stable", None),  # told, but no complaint
+        (scattered(0, load=64.0), "stable", None),
+        (receipt([1.0] * 60, (5,) * 12).under(set_aside=6), "stable", None),  # a third
+        (receipt([1.0] * 60, (5,) * 12).under(set_aside=7), "noisy", "37% of the rounds were set aside"),
+        (receipt([1.0] * 60, (5,) * 12).under(set_aside=19), "unusable", "61% of the rounds"),
     ],
 )
 def test_the_verdict_and_its_reason(one: Measurement, verdict: str, reason: str | None) -> None:
@@ -238,10 +263,11 @@ def test_joined_receipts_keep_every_sample_and_round() -> None:
 
 
 def test_joined_conditions() -> None:
-    first = Conditions(1, True, 2, (1.0, 1.1), 0.2, None, 0.5)
-    last = Conditions(1, True, 3, (1.2, 1.3), 0.4, None, 0.7)
+    first = Conditions(1, True, (3,), 2, sentinel_ms=(1.0, 1.2), others_cores=0.2, load=0.5)
+    last = Conditions(1, True, (3,), 3, sentinel_ms=(1.2, 1.3), others_cores=0.4, load=0.7)
     one = joined([in_rounds([[1.0]], first), in_rounds([[1.0]], last)])
-    assert one.conditions == Conditions(2, True, 5, (1.0, 1.3), pytest.approx(0.3), None, 0.7)
+    worst = {"sentinel_ms": (1.0, 1.2), "others_cores": 0.4, "stolen_cores": None}
+    assert one.conditions == Conditions(2, True, (3,), 5, load=0.7, **worst)
     loose = joined([in_rounds([[1.0]], first), in_rounds([[1.0]], dataclasses.replace(last, pinned=False))])
     assert loose.conditions.pinned is False
 

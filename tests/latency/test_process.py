@@ -15,9 +15,10 @@ import pytest
 
 from efficientformer import InputError
 from efficientformer.latency import process as module
-from efficientformer.latency.process import Process, WorkerError, cpus_for, processes
-from efficientformer.latency.runtimes import MissingRuntimeError, NoProfilerError
+from efficientformer.latency.machine import cpus_for
+from efficientformer.latency.process import Process, WorkerError, processes
 from efficientformer.latency.target import Target
+from efficientformer.runtimes import MissingRuntimeError, NoProfilerError
 from tests.latency.files import relu_file
 
 TARGET = Target()
@@ -60,24 +61,9 @@ def test_an_error_leaves_the_process_alive(small_process: Process) -> None:
 def test_a_process_keeps_to_its_processors(small_process: Process) -> None:
     cpus = cpus_for(TARGET.threads)
     assert small_process.pinned is bool(cpus)
+    assert small_process.cpus == tuple(cpus)
     if cpus:
         assert os.sched_getaffinity(small_process.pid) == set(cpus)
-
-
-@pytest.mark.parametrize(
-    ("allowed", "threads", "expected"),
-    [({0, 1, 2, 3}, 1, [3]), ({5, 2, 7}, 2, [5, 7]), ({0, 1}, 2, [0, 1]), ({0, 1}, 3, []), ({4}, 1, [4])],
-)
-def test_the_last_processors_are_taken_as_the_first_serve_interrupts(
-    allowed: set[int], threads: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: allowed, raising=False)
-    assert cpus_for(threads) == expected
-
-
-def test_a_system_without_affinity_has_no_processors_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(module.os, "sched_getaffinity", raising=False)
-    assert cpus_for(1) == []
 
 
 # Death

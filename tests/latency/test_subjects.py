@@ -14,9 +14,9 @@ from torch import nn
 from efficientformer import PRESETS, Architecture, EfficientFormer, InputError, save_model
 from efficientformer.files import write_json
 from efficientformer.latency import subjects as module
-from efficientformer.latency.runtimes import RUNTIMES
 from efficientformer.latency.subjects import Subject, count_macs, deployed_peer, peer, runtime_of, subject
 from efficientformer.latency.target import Target
+from efficientformer.runtimes import RUNTIMES
 from tests.latency.files import conv_file, relu_file
 from tests.strategies import randomised, tiny
 

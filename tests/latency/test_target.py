@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efficientformer import InputError
-from efficientformer.latency.runtimes import RUNTIMES, Settings
 from efficientformer.latency.target import Target
+from efficientformer.runtimes import RUNTIMES, Settings
 
 
 @pytest.mark.parametrize(

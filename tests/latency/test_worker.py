@@ -14,8 +14,8 @@ import pytest
 
 from efficientformer import InputError
 from efficientformer.latency import worker as module
-from efficientformer.latency.runtimes import NoProfilerError, UnsupportedOperatorError
 from efficientformer.latency.worker import SENTINEL, Worker, answer, serve, timed
+from efficientformer.runtimes import NoProfilerError, UnsupportedOperatorError
 from tests.latency.conftest import FakeTime
 
 SETTINGS = {"device": "cpu", "threads": 1, "precision": "fp32"}

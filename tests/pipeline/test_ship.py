@@ -19,13 +19,13 @@ from efficientformer import PRESETS, EfficientFormer, InputError, create_model, 
 from efficientformer.data.batches import cached_side
 from efficientformer.latency.artefact import Artefact, ExportMismatchError
 from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.runtimes import RUNTIMES
 from efficientformer.latency.target import Target
 from efficientformer.model.pretrained import create_transform
 from efficientformer.pipeline import ship as module
 from efficientformer.pipeline.ship import Model, Shipped, file_name, model_to_ship, pictures, ship
 from efficientformer.predict import predictor
 from efficientformer.progress import Progress
+from efficientformer.runtimes import RUNTIMES
 from tests.conftest import MakeImages, picture
 from tests.pipeline import simulated
 from tests.strategies import randomised, tiny

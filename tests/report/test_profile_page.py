@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from efficientformer.latency.profile import Profile
-from efficientformer.latency.profile.result import BlockTime
+from efficientformer.profile import Profile
+from efficientformer.profile.result import BlockTime
 from efficientformer.report.profile_chart import block_bars, slug, stage_of, strip, used_sorts
 from efficientformer.report.profile_page import render_profile, write_profile
 from tests.latency.test_profile import PIECES, made, receipt

@@ -11,11 +11,11 @@ import pytest
 
 from efficientformer.errors import InputError
 from efficientformer.files import write_json
-from efficientformer.latency.study.results import Study
 from efficientformer.report.study_chart import TONES
 from efficientformer.report.study_page import MEANINGS, headline, render, repeat_command, write_study
-from tests.latency.study.made import HERE, made
+from efficientformer.study.results import Study
 from tests.report.test_page import Balance, words
+from tests.study.made import HERE, made
 
 THERE = "openvino:cpu:threads=2:precision=fp32"
 STEMS = ("four 3×3, LeViT-256’s widths", "four 3×3, thin (12, 24, 48)", "two 3×3, L1’s stem")

@@ -17,13 +17,13 @@ from efficientformer.pipeline.ship import Shipped
 from efficientformer.terminal import latency as module
 from efficientformer.terminal.table import show
 
-TARGET = str(Target())
+TARGET, OTHER = str(Target()), str(Target("tflite", threads=2))
 FINGERPRINT = {"processor": "A processor", "cores": "2", "runtime": "onnxruntime 1"}
 
 
 def receipt(model: str, ms: float, **conditions: object) -> Measurement:
     samples = tuple(ms * (0.95 + index / 300) for index in range(31))
-    kept = Conditions(**{"launches": 3, "pinned": True} | conditions)
+    kept = Conditions(**{"launches": 3, "pinned": True, "cpus": (1,)} | conditions)
     return Measurement(model, TARGET, samples, FINGERPRINT, "2026-01-01", (), kept)
 
 
@@ -47,7 +47,8 @@ def test_receipts_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     assert [a[7], a[9]] == ["31", "stable"]
     show(table)
     printed = " ".join(capsys.readouterr().out.split())
-    assert TARGET in printed
+    assert "onnxruntime · A processor" in printed
+    assert "×: times b" in printed
     assert "2026-01-01" in printed
 
 
@@ -59,7 +60,7 @@ def test_without_the_yardstick_the_first_is_the_unit() -> None:
 @pytest.mark.parametrize(
     ("conditions", "notes"),
     [
-        ({}, ["started 3 times, kept on its own processors"]),
+        ({}, ["started 3 times, kept on processor 1"]),
         ({"pinned": False}, ["started 3 times"]),
         ({"set_aside": 4}, ["4 rounds set aside because a fixed piece of work was slow"]),
         ({"others_cores": 0.5}, ["started 3 times", "all: other programs kept 0.5 of 2 cores busy"]),
@@ -79,11 +80,13 @@ def test_a_reason_names_whom_it_is_about() -> None:
 
 def test_a_matrix_marks_what_failed_and_what_was_not_asked() -> None:
     matrix = Matrix(
-        {"t": {"a": receipt("a", 4.0), "b": receipt("b", 2.0)}, "u": {"a": receipt("a", 3.0)}},
-        [Failure("b", "u", "no Erf")],
+        {TARGET: {"a": receipt("a", 4.0), "b": receipt("b", 2.0)}, OTHER: {"a": receipt("a", 3.0)}},
+        [Failure("b", OTHER, "no Erf")],
         "b",
     )
-    assert cells(module.matrix_table(matrix, ["a", "b", "c"])) == [
+    table = module.matrix_table(matrix, ["a", "b", "c"])
+    assert [column.header for column in table.columns] == ["model", "onnxruntime", "tflite:threads=2"]
+    assert cells(table) == [
         ["a", "4.00 (2.00)", "3.00"],
         ["b", "2.00 (1.00)", "failed"],
         ["c", "–", "–"],
@@ -115,6 +118,6 @@ def test_shipped_files() -> None:
     ]
     fine, untimed, broken, absent = cells(module.shipped_table("a", shipped))
     assert fine == ["onnxruntime", "a.onnx", "1.50", "2.0", "1.0e-06", "50% of 64", "1.000", "31", "stable"]
-    assert untimed[5:] == ["no pictures", "–", "–", "not timed"]
+    assert untimed[5:] == ["–", "–", "–", "not timed"]
     assert broken[:2] == ["onnxruntime:precision=int8", "failed"]
     assert absent[:2] == ["openvino", "not exported"]

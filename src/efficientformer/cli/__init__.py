@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"efficientformer: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("efficientformer: stopped; the same command goes on from here", file=sys.stderr)
+        print("efficientformer: stopped; a run of slim or demo goes on from here", file=sys.stderr)
         return 130
     return 0
 

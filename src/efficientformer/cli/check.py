@@ -12,9 +12,9 @@ from efficientformer.latency.machine import fingerprint
 from efficientformer.latency.measure import measure
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.process import Process
-from efficientformer.latency.runtimes import RUNTIMES, version
 from efficientformer.latency.target import Target
 from efficientformer.latency.worker import SENTINEL
+from efficientformer.runtimes import RUNTIMES, version
 from efficientformer.terminal.table import facts_table, show
 
 ADVICE = {
@@ -64,4 +64,4 @@ def sentinel_receipt(target: Target) -> Measurement:
     """The fixed piece of work that guards every measurement, itself measured for a second."""
     with Process(None, target) as process:
         turns = {SENTINEL: process.time}
-        return measure(turns, target, rounds=20, sentinel=process.time, pids=[process.pid])[SENTINEL]
+        return measure(turns, target, rounds=20, pids=[process.pid])[SENTINEL]

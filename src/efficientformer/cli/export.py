@@ -52,7 +52,7 @@ def export(
 
 def _notes(model: Model, shipped: Sequence[Shipped]) -> None:
     if not model.trained:
-        print("  the weights are random: these files are for timing")
+        print("  the weights are random: these files are for timing, and agreement would mean nothing")
     bounds = {one.target.precision: one.artefact.bound for one in shipped if one.artefact}
     allowed = ", ".join(f"{bound:g} in {precision}" for precision, bound in bounds.items())
     if allowed:

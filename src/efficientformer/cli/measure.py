@@ -45,9 +45,11 @@ def measure(
         raise InputError(
             "measure: name at least one model, such as efficientformer_l1 or timm/mobilenetv2_100"
         )
+    if as_json and (against or published):
+        raise InputError("measure: --against and --published are tables; leave --json out")
     targets = [Target.parse(text) for text in target or [DEFAULT_TARGET]]
     earlier = read_receipts(against) if against else []
-    subjects = [subject(name, input_size) for name in dict.fromkeys(names)]
+    subjects = [subject(name, input_size, targets) for name in dict.fromkeys(names)]
     progress = Progress()
     matrix = measure_matrix(subjects, targets, told=progress.update, seconds=seconds, launches=launches)
     if out:
@@ -59,8 +61,9 @@ def measure(
         if published:
             figures = published_beside(names)
             show(tables.published_table(figures)) if figures else print("  nothing published is known here")
-        if earlier:
-            show(tables.agreement_table(compared(earlier, matrix)))
+        if against:
+            agreements = compared(earlier, matrix)
+            show(tables.agreement_table(agreements)) if agreements else print("  nothing to compare with")
     _complain(matrix)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from efficientformer.cli.options import DEFAULT_TARGET, Json, TargetText, print_json
 from efficientformer.errors import InputError
 from efficientformer.files import write_json
-from efficientformer.latency.profile import Profile
-from efficientformer.latency.profile import profile as take_profile
 from efficientformer.latency.subjects import subject
 from efficientformer.latency.target import Target
+from efficientformer.profile import Profile
+from efficientformer.profile import profile as take_profile
 from efficientformer.progress import Progress
 from efficientformer.report.profile_page import write_profile
 from efficientformer.terminal import profile as tables
@@ -47,7 +47,7 @@ def profile(
         raise InputError(f"profile: --runs must be a whole number from 1, not {runs}")
     progress = Progress()
     taken = take_profile(
-        subject(name, input_size),
+        subject(name, input_size, [where]),
         where,
         runs=runs,
         told=progress.update,

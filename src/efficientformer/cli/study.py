@@ -7,15 +7,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from efficientformer.cli.measure import Targets
-from efficientformer.cli.options import DEFAULT_TARGET, Json, print_json
+from efficientformer.cli.options import DEFAULT_TARGET, Json, Targets, print_json
 from efficientformer.errors import InputError
 from efficientformer.files import write_json
-from efficientformer.latency.study import run
-from efficientformer.latency.study.results import Study, read_study
 from efficientformer.latency.target import Target
 from efficientformer.progress import Progress
 from efficientformer.report.study_page import write_study
+from efficientformer.study import run
+from efficientformer.study.results import Study, read_study
 from efficientformer.terminal.study import study_tables
 from efficientformer.terminal.table import show
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from efficientformer.errors import InputError, PromiseError
 from efficientformer.latency.process import Process
-from efficientformer.latency.runtimes import RUNTIMES, MissingRuntimeError, Runtime, Session, Traced
-from efficientformer.latency.runtimes.base import missing
 from efficientformer.latency.target import Target
 from efficientformer.model.deploy import fold
 from efficientformer.model.network import EfficientFormer
+from efficientformer.runtimes import RUNTIMES, MissingRuntimeError, Runtime, Session, Traced
+from efficientformer.runtimes.base import missing
 
 BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 3e-1}
 """Largest difference of a logit, over the largest logit, put up with, by precision (docs/latency.md)."""

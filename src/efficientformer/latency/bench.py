@@ -12,8 +12,8 @@ from torch import nn
 from efficientformer.latency.artefact import export, random_images
 from efficientformer.latency.measure import measure_files, until_usable
 from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.runtimes import RUNTIMES
 from efficientformer.latency.target import Target
+from efficientformer.runtimes import RUNTIMES
 
 Entry = Path | tuple[nn.Module, tuple[int, int, int]]
 """An exported file, or a network and the image (channels, height, width) it takes."""

@@ -6,6 +6,7 @@ export is kept under a key of everything it was made from: the network, the targ
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -19,13 +20,15 @@ from pathlib import Path
 from efficientformer.files import read_json, write_json
 from efficientformer.latency import artefact
 from efficientformer.latency.artefact import Artefact, export, random_images
-from efficientformer.latency.runtimes import RUNTIMES
-from efficientformer.latency.runtimes.base import installed
+from efficientformer.latency.machine import fingerprint
 from efficientformer.latency.subjects import Subject
 from efficientformer.latency.target import Target
+from efficientformer.runtimes import RUNTIMES
+from efficientformer.runtimes.base import installed
 
 _OURS = Path(artefact.__file__).parents[1]
 _ABANDONED_S = 24 * 3600
+_CONVERTERS = ("onnx", "onnxscript", "nncf", "torchao", "ai-edge-quantizer")
 
 
 def cache_folder() -> Path:
@@ -45,11 +48,12 @@ def exported(subject: Subject, target: Target, cache: Path | None = None) -> tup
         InputError: if the subject is a file of another runtime.
         ExportMismatchError: if the export does not compute what the network does.
     """
-    if subject.build is None:
-        return subject.file(target), None
+    if subject.build is None or (target.precision == "fp32" and target.runtime in subject.files):
+        return subject.file(target), None  # a run's own file is what it is deployed as
     folder = (cache or cache_folder()) / "exports" / _key(subject, target)
     path, proof = folder / f"model{RUNTIMES[target.runtime].suffix}", folder / "artefact.json"
     if not proof.exists():
+        shutil.rmtree(folder, ignore_errors=True)
         _export(subject, target, folder)
     return path, Artefact(**read_json(proof))
 
@@ -67,7 +71,7 @@ def _export(subject: Subject, target: Target, folder: Path) -> None:
         path = made / f"model{RUNTIMES[target.runtime].suffix}"
         proof = export(subject.build(), path, target, images, photographs=False, calibration=calibration)
         write_json(made / "artefact.json", proof.to_json())
-        if not folder.exists():  # another process may have been faster
+        with contextlib.suppress(OSError):  # another process was faster
             made.rename(folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -76,13 +80,14 @@ def _export(subject: Subject, target: Target, folder: Path) -> None:
 def _sweep(folder: Path) -> None:
     """Remove what exports that were killed have left."""
     for left in folder.glob(".new-*"):
-        if time.time() - left.stat().st_mtime > _ABANDONED_S:
-            shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process was faster
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _key(subject: Subject, target: Target) -> str:
     runtime = RUNTIMES[target.runtime]
-    packages = ("torch", "timm", *runtime.packages)
+    packages = ("torch", "timm", *_CONVERTERS, *runtime.packages)
     made_from = {
         "identity": subject.identity,
         "image": subject.image,
@@ -90,6 +95,7 @@ def _key(subject: Subject, target: Target) -> str:
         "device": target.device,
         "precision": target.precision,
         "packages": {package: installed(package) for package in packages},
+        "processor": fingerprint(target)["processor"],  # compiled files fit one only
         "code": _code(Path(inspect.getfile(type(runtime))).parent),
     }
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:20]
@@ -100,7 +106,10 @@ def _key(subject: Subject, target: Target) -> str:
 def _code(runtime: Path) -> str:
     """A digest of the code that makes networks, and files for one runtime."""
     files = [*(_OURS / "model").rglob("*.py"), *runtime.rglob("*.py")]
-    single = ("architecture.py", "layers.py", "latency/untrained.py", "latency/runtimes/onnx_files.py")
+    single = (
+        *("architecture.py", "layers.py", "runtimes/onnx_files.py"),
+        *("latency/untrained.py", "latency/subjects.py", "latency/artefact.py"),
+    )
     digest = hashlib.sha256()
     for file in sorted([*files, *(_OURS / name for name in single)]):
         digest.update(file.read_bytes())

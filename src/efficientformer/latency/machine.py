@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from efficientformer.latency.runtimes import RUNTIMES, version
 from efficientformer.latency.target import Target
+from efficientformer.runtimes import RUNTIMES, version
 
+_CPUS = Path("/sys/devices/system/cpu")
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
@@ -31,7 +32,7 @@ def fingerprint(target: Target) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Ticks:
-    """Processor time since the system started, in seconds over all cores."""
+    """Processor time since the system started, in seconds, over the processors we may use."""
 
     at: float
     busy: float
@@ -63,8 +64,12 @@ def ticks(pids: Iterable[int] = ()) -> Ticks | None:
     stat = Path("/proc/stat")
     if not stat.exists():
         return None
-    user, nice, system, _, _, irq, softirq, stolen = map(int, stat.read_text().split()[1:9])
-    busy = user + nice + system + irq + softirq
+    busy = stolen = 0
+    for line in stat.read_text().splitlines():
+        name, *figures = line.split()
+        if name.removeprefix("cpu").isdecimal() and int(name[3:]) in os.sched_getaffinity(0):
+            user, nice, system, _, _, irq, softirq, given_away = map(int, figures[:8])
+            busy, stolen = busy + user + nice + system + irq + softirq, stolen + given_away
     ours = sum(map(_used, {os.getpid(), *pids}))
     return Ticks(time.monotonic(), busy / _TICKS, stolen / _TICKS, ours / _TICKS)
 
@@ -88,20 +93,51 @@ def _used(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
+def cpus_for(threads: int) -> list[int]:
+    """The processors that so many threads are kept on: one of each core, the fastest cores first.
+
+    Of equal ones the last, as the first serve interrupts. Empty, which is no choice, where the system does
+    not let a process choose, or has fewer.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return []
+    one_per_core = {_core(cpu): cpu for cpu in sorted(os.sched_getaffinity(0))}
+    ranked = sorted(one_per_core.values(), key=lambda cpu: (_top_khz(cpu), cpu))
+    return sorted(ranked[-threads:]) if threads <= len(ranked) else []
+
+
+def _core(cpu: int) -> str:
+    """What tells a core from the others; the processors of one core have the same siblings."""
+    return _read(_CPUS / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu)
+
+
+def _top_khz(cpu: int) -> int:
+    return int(_read(_CPUS / f"cpu{cpu}/cpufreq/cpuinfo_max_freq") or 0)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip().strip("\0")
+    except OSError:
+        return ""
+
+
 def _processor() -> str:
     facts: dict[str, str] = {}
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         lines = (line.partition(":") for line in cpuinfo.read_text().splitlines() if ":" in line)
         facts = {key.strip(): value.strip() for key, _, value in lines}
-    name = facts.get("model name") or platform.processor() or platform.machine()
-    numbers = [f"{key} {facts[key]}" for key in ("cpu family", "model", "stepping") if key in facts]
+    board = _read(Path("/proc/device-tree/model"))  # ARM boards give no model name of their processor
+    name = facts.get("model name") or board or platform.processor() or platform.machine()
+    telling = ("cpu family", "model", "stepping", "CPU implementer", "CPU part", "CPU revision")
+    numbers = [f"{key} {facts[key]}" for key in telling if key in facts]
     return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
 def _governor() -> str:
-    path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    return path.read_text().strip() if path.exists() else "not shown by the system"
+    cpu = max(cpus_for(1), default=0)
+    return _read(_CPUS / f"cpu{cpu}/cpufreq/scaling_governor") or "not shown by the system"
 
 
 def _memory() -> str:

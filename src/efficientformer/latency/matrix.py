@@ -19,10 +19,10 @@ from efficientformer.errors import InputError, PromiseError
 from efficientformer.latency.exports import exported
 from efficientformer.latency.measure import measure_files
 from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.process import Process
-from efficientformer.latency.runtimes import usable
+from efficientformer.latency.process import Process, WorkerError
 from efficientformer.latency.subjects import Subject
 from efficientformer.latency.target import Target
+from efficientformer.runtimes import usable
 
 FORMAT = "efficientformer.matrix/1"
 YARDSTICK = "timm/mobilenetv2_100"
@@ -58,13 +58,12 @@ class Ranking:
     misranked: tuple[str, str, float, float] | None
 
     def __str__(self) -> str:
+        one, other = Target.parse(self.one).short, Target.parse(self.other).short
         known = "too few models" if self.spearman is None else f"Spearman {self.spearman:.2f}"
-        text = f"{self.one} and {self.other}: {known} (n = {self.models})"
+        text = f"{one} and {other}: {known} (n = {self.models})"
         if self.misranked:
             slow, fast, here, there = self.misranked
-            text += (
-                f"; {slow} takes {here:.2f} times {fast}'s time on the first, {there:.2f} times on the second"
-            )
+            text += f"; {slow} takes {here:.2f} times as long as {fast} on {one}, {there:.2f} on {other}"
         return text
 
 
@@ -111,6 +110,22 @@ class Matrix:
         }
 
 
+def matrix_of(document: Mapping[str, Any]) -> Matrix:
+    """The matrix that `Matrix.to_json` wrote."""
+    receipts: dict[str, dict[str, Measurement]] = {}
+    for one in map(Measurement.from_json, document["receipts"]):
+        receipts.setdefault(one.target, {})[one.model] = one
+    failures = [Failure(**one) for one in document["failures"]]
+    return Matrix(receipts, failures, document["yardstick"])
+
+
+def merged(earlier: Matrix, later: Matrix) -> Matrix:
+    """Two matrices as one; of a target that both have, the later's receipts."""
+    again = {*later.receipts, *(one.target for one in later.failures)}
+    kept = [one for one in earlier.failures if one.target not in again]
+    return Matrix({**earlier.receipts, **later.receipts}, [*kept, *later.failures], later.yardstick)
+
+
 @dataclass
 class _Filling:
     receipts: dict[str, dict[str, Measurement]] = field(default_factory=dict)
@@ -131,7 +146,7 @@ def measure_matrix(
         subjects: models by their order in the table; the yardstick is MobileNetV2 if it is among them, else
             the first.
         targets: where.
-        told: hears of every export and of every target measured.
+        told: hears of every export, and of every target when it has been measured.
         cache: where exports are kept; the user's cache folder if not given.
         settings: of `measure_files`.
     """
@@ -147,13 +162,25 @@ def measure_matrix(
                 filling.failures.append(Failure(one.name, str(target), str(error)))
             if told:
                 told(number, pairs, f"{one.name} for {target}")
-        try:
-            if files:
-                filling.receipts[str(target)] = measure_files(files, target, **settings)
-        except InputError as error:  # what was measured on other targets is kept
-            filling.failures += [Failure(name, str(target), str(error)) for name in files]
+        if files:
+            _time(files, target, filling, settings)
+        if told:
+            told(number, pairs, f"{len(files)} timed on {target.short}")
     yardstick = YARDSTICK if YARDSTICK in names else names[0]
     return Matrix(filling.receipts, filling.failures, yardstick)
+
+
+def _time(files: dict[str, Path], target: Target, filling: _Filling, settings: Mapping[str, Any]) -> None:
+    """Measure files; one that crashes after all is left out, and the others are measured again."""
+    while files:
+        try:
+            filling.receipts[str(target)] = measure_files(files, target, **settings)
+            return
+        except WorkerError as error:
+            broken = [name for name, path in files.items() if str(error).startswith(f"{path}: ")]
+            for name in broken or list(files):
+                filling.failures.append(Failure(name, str(target), str(error)))
+                del files[name]
 
 
 def _ready(subject: Subject, target: Target, cache: Path | None) -> Path:

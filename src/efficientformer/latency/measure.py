@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from efficientformer.errors import InputError
 from efficientformer.latency.machine import Bystanders, bystanders, fingerprint, ticks
 from efficientformer.latency.measurement import Conditions, Measurement, joined
 from efficientformer.latency.process import Process, processes
@@ -104,6 +105,8 @@ def measure_files(
         "seconds": seconds / launches,
         "min_samples": math.ceil(min_samples / launches),
     }
+    if launches < 1 or seconds <= 0:
+        raise InputError("measuring needs at least one launch and more than 0 seconds")
     parts = [_launch(files, target, share) for _ in range(launches)]
     return {name: joined([part[name] for part in parts]) for name in files}
 
@@ -120,7 +123,8 @@ def _launch(files: Mapping[str, Path], target: Target, share: Mapping[str, float
             pids=[sentinel.pid, *(process.pid for process in running.values())],
         )
         return {
-            name: receipt.under(launches=1, pinned=running[name].pinned) for name, receipt in receipts.items()
+            name: receipt.under(launches=1, pinned=running[name].pinned, cpus=running[name].cpus)
+            for name, receipt in receipts.items()
         }
 
 
@@ -134,7 +138,8 @@ def until_usable(take: Callable[[], dict[str, Measurement]], *, tries: int = 3) 
         taken.append(take())
         if all(receipt.verdict != "unusable" for receipt in taken[-1].values()):
             break
-    return min(taken, key=lambda receipts: max(receipt.spread for receipt in receipts.values()))
+    best = min(taken, key=lambda receipts: max(receipt.spread for receipt in receipts.values()))
+    return {name: receipt.under(tries=len(taken)) for name, receipt in best.items()}
 
 
 def _rounds(

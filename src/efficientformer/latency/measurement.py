@@ -23,14 +23,16 @@ class Limits:
     Attributes:
         spread: interquartile range over median: torch.utils.benchmark's two warning levels.
         drift: how much longer or shorter a fixed piece of work took after than before.
-        others_cores: cores kept busy by other programs, beyond those left free by the measurement.
+        others_cores: cores kept busy by other programs.
         stolen_cores: cores that the hypervisor gave away.
+        set_aside: share of the rounds taken that were left out.
     """
 
     spread: tuple[float, float] = (0.10, 0.25)
     drift: tuple[float, float] = (0.10, 0.25)
     others_cores: tuple[float, float] = (0.30, 1.30)
     stolen_cores: tuple[float, float] = (0.05, 0.25)
+    set_aside: tuple[float, float] = (1 / 3, 0.6)
 
 
 LIMITS = Limits()
@@ -43,9 +45,12 @@ class Conditions:
 
     Attributes:
         launches: how often the measured processes were started anew; 0 if it ran in this process.
-        pinned: whether they were kept on processors of their own.
+        pinned: whether each was kept on as many processors as it has threads.
+        cpus: the processors they were kept on; empty if they were not.
         set_aside: rounds left out because the sentinel was slow in them; the samples are not looked at.
-        sentinel_ms: (before, after): medians of a fixed piece of work in the first and the last rounds.
+        tries: measurements taken to have this one, the steadiest by spread; the others are not kept.
+        sentinel_ms: (before, after): medians of a fixed piece of work in the first and the last rounds of the
+            launch in which they differ most.
         others_cores: cores that other programs kept busy, on average.
         stolen_cores: cores that the hypervisor gave to others, on average.
         load: the system's load average of the last minute.
@@ -53,6 +58,8 @@ class Conditions:
 
     launches: int = 0
     pinned: bool = False
+    cpus: tuple[int, ...] = ()
+    tries: int = 1
     set_aside: int = 0
     sentinel_ms: tuple[float, float] | None = None
     others_cores: float | None = None
@@ -122,13 +129,14 @@ class Measurement:
 
     @functools.cached_property
     def interval_ms(self) -> tuple[float, float]:
-        """95 % confidence interval of the median: a bootstrap over whole rounds.
+        """95 % confidence interval of the median: a bootstrap over launches, and over rounds within each.
 
-        Samples of one round share its slow or fast spell of the machine, so rounds are drawn, not samples.
-        Of each round at most 100 evenly spaced order statistics stand for it.
+        Samples of one round share its slow or fast spell of the machine, rounds of one launch where its
+        memory lies; so launches and rounds are drawn, not samples. Of each round at most 100 evenly spaced
+        order statistics stand for it.
         """
         rounds = [_sketch(part) for part in self.by_round()]
-        draws = np.random.default_rng(0).integers(0, len(rounds), (_RESAMPLES, len(rounds)))
+        draws = drawn_rounds(len(rounds), self.conditions.launches, _RESAMPLES)
         if len({len(part) for part in rounds}) == 1:
             medians = np.median(np.stack(rounds)[draws].reshape(_RESAMPLES, -1), axis=1)
         else:
@@ -178,6 +186,8 @@ class Measurement:
                 f"the hypervisor gave {stolen:.2f} cores to others",
             ),
         ]
+        aside = seen.set_aside / (seen.set_aside + len(self.rounds)) if self.rounds else 0.0
+        found.append((_level(aside, LIMITS.set_aside), f"{aside:.0%} of the rounds were set aside"))
         if len(self.samples_ms) < _FEWEST:
             found.append((2, f"only {len(self.samples_ms)} samples"))
         return [(level, reason) for level, reason in found if level]
@@ -205,8 +215,9 @@ class Measurement:
     def from_json(cls, document: Mapping[str, Any]) -> Measurement:
         """The receipt that `to_json` wrote, now or in format 1, which had neither rounds nor conditions."""
         conditions = dict(document.get("conditions", {"load": document.get("load", 0.0)}))
-        if conditions.get("sentinel_ms"):
-            conditions["sentinel_ms"] = tuple(conditions["sentinel_ms"])
+        for key in ("sentinel_ms", "cpus"):
+            if conditions.get(key) is not None:
+                conditions[key] = tuple(conditions[key])
         plain = {key: document[key] for key in ("model", "target", "fingerprint", "date")}
         return cls(
             **plain,
@@ -221,16 +232,16 @@ class Measurement:
 
 
 def joined(parts: Sequence[Measurement]) -> Measurement:
-    """Receipts of one thing, taken one after another, as one."""
+    """Receipts of one thing, taken one after another, as one; of the conditions, the worst of each."""
     seen = [part.conditions for part in parts]
-    sentinels = [one.sentinel_ms for one in seen if one.sentinel_ms is not None]
     conditions = Conditions(
         launches=sum(one.launches for one in seen),
         pinned=all(one.pinned for one in seen),
+        cpus=seen[0].cpus,
         set_aside=sum(one.set_aside for one in seen),
-        sentinel_ms=(sentinels[0][0], sentinels[-1][1]) if sentinels else None,
-        others_cores=_mean([one.others_cores for one in seen]),
-        stolen_cores=_mean([one.stolen_cores for one in seen]),
+        sentinel_ms=max(seen, key=lambda one: one.drift).sentinel_ms,
+        others_cores=_worst([one.others_cores for one in seen]),
+        stolen_cores=_worst([one.stolen_cores for one in seen]),
         load=seen[-1].load,
     )
     return dataclasses.replace(
@@ -241,9 +252,26 @@ def joined(parts: Sequence[Measurement]) -> Measurement:
     )
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return round(statistics.fmean(known), 3) if known else None
+def drawn_rounds(rounds: int, launches: int, times: int) -> np.ndarray:
+    """Which rounds each bootstrap draw takes: launches with replacement, then rounds within each.
+
+    Args:
+        rounds: how many there are, launch after launch.
+        launches: how many launches share them out; 0 or one that does not divide counts as one.
+        times: draws.
+
+    Returns:
+        (times, rounds) indices.
+    """
+    launches = launches if launches > 0 and rounds % launches == 0 else 1
+    each, generator = rounds // launches, np.random.default_rng(0)
+    launch = generator.integers(0, launches, (times, launches, 1))
+    within = generator.integers(0, each, (times, launches, each))
+    return (launch * each + within).reshape(times, rounds)
+
+
+def _worst(values: Sequence[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def _level(value: float, limits: tuple[float, float]) -> int:

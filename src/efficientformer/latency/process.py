@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +18,12 @@ from typing import Any
 import numpy as np
 
 from efficientformer.errors import InputError
-from efficientformer.latency.runtimes import NoProfilerError, Operator, Trace, usable
+from efficientformer.latency.machine import cpus_for
 from efficientformer.latency.target import Target
 from efficientformer.latency.worker import SENTINEL
+from efficientformer.runtimes import NoProfilerError, Operator, Trace, usable
 
+_LONGEST_S = 1800.0  # a request that takes longer hangs
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -44,6 +47,7 @@ class Process:
         self.path, self.target = path, target
         if path is not None:
             usable(target.runtime, target.device)
+        cpus = cpus_for(target.threads)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = process = subprocess.Popen(
             [sys.executable, "-m", "efficientformer.latency.worker"],
@@ -63,14 +67,14 @@ class Process:
                     "runtime": target.runtime if path is not None else SENTINEL,
                     "path": str(path),
                     "settings": target.settings.__dict__,
-                    "cpus": cpus_for(target.threads),
+                    "cpus": cpus,
                 }
             )
         except BaseException:
             self.close()
             raise
         self.shape, self.takes_float32 = tuple(about["shape"]), about["takes_float32"]
-        self.pinned = about["pinned"]
+        self.pinned, self.cpus = about["pinned"], tuple(cpus) if about["pinned"] else ()
 
     def __enter__(self) -> Process:
         return self
@@ -116,12 +120,16 @@ class Process:
         self._log.close()
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        alarm = threading.Timer(_LONGEST_S, self._process.kill)
+        alarm.start()
         try:
             print(json.dumps(request), file=self._requests, flush=True)
             line = self._replies.readline()
         except BrokenPipeError:
             line = ""
-        if not line:
+        finally:
+            alarm.cancel()
+        if not line.endswith("\n"):  # nothing, or half a reply
             raise WorkerError(self._died(request["do"]))
         reply = json.loads(line)
         if "error" in reply:
@@ -144,14 +152,6 @@ class Process:
         ]
         last = f"; its last words: {said[-1]}" if said else ""
         return f"{self.path}: {self.target.runtime} crashed (its process {how}, asked to {doing}){last}"
-
-
-def cpus_for(threads: int) -> list[int]:
-    """The processors that so many threads are kept on: the last ones, as the first serve interrupts."""
-    if not hasattr(os, "sched_getaffinity"):
-        return []
-    allowed = sorted(os.sched_getaffinity(0))
-    return allowed[-threads:] if threads <= len(allowed) else []
 
 
 @contextlib.contextmanager

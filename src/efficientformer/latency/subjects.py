@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
 from efficientformer.files import read_json
 from efficientformer.latency.process import Process
-from efficientformer.latency.runtimes import RUNTIMES
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import randomise_vectors, untrained
 from efficientformer.model.checkpoint import load_model
 from efficientformer.presets import PRESETS
+from efficientformer.runtimes import RUNTIMES
 
 TIMM = "timm/"
 Image = tuple[int, int, int]
@@ -69,13 +69,14 @@ class Subject:
         return self.files[target.runtime]
 
 
-def subject(name: str, input_size: int | None = None) -> Subject:
+def subject(name: str, input_size: int | None = None, targets: Sequence[Target] = ()) -> Subject:
     """What a name stands for; a network without weights of its own gets random ones.
 
     Args:
         name: a preset, `timm/NAME`, an `architecture.json`, a `.safetensors` file of ours, an exported file,
             or a run's folder, which stands for its exported file and, under other runtimes, its weights.
         input_size: pixels of a side; by default the model's own.
+        targets: where it is to run; an exported file is looked into as the first of its runtime would run it.
 
     Raises:
         InputError: if the name stands for nothing.
@@ -84,7 +85,8 @@ def subject(name: str, input_size: int | None = None) -> Subject:
     if path.is_dir() and not runtime_of(path):
         return _run(name, path, input_size)
     if path.exists() and (runtime := runtime_of(path)):
-        return _file(name, path, runtime, input_size)
+        where = next((target for target in targets if target.runtime == runtime), Target(runtime))
+        return _file(name, path, where, input_size)
     if path.is_file() and path.suffix == ".json":
         return _untrained(name, read_architecture(path), input_size)
     if path.is_file() and path.suffix == ".safetensors":
@@ -161,8 +163,8 @@ def _run(name: str, folder: Path, input_size: int | None) -> Subject:
     return dataclasses.replace(_untrained(name, architecture, input_size), files=files)
 
 
-def _file(name: str, path: Path, runtime: str, input_size: int | None) -> Subject:
-    with Process(path, Target(runtime)) as process:
+def _file(name: str, path: Path, target: Target, input_size: int | None) -> Subject:
+    with Process(path, target) as process:
         shape, takes_float32 = process.shape, process.takes_float32
     batch, *image = shape
     if batch != 1 or len(image) != 3 or 0 in image:
@@ -174,7 +176,7 @@ def _file(name: str, path: Path, runtime: str, input_size: int | None) -> Subjec
         raise InputError(
             f"{path}: was exported for {shown[1]}×{shown[2]} pixels, not --input-size {input_size}"
         )
-    return Subject(name, shown, None, None, "", None, {runtime: path})
+    return Subject(name, shown, None, None, "", None, {target.runtime: path})
 
 
 def _peer(name: str, input_size: int | None) -> Subject:

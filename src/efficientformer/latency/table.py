@@ -33,11 +33,11 @@ from efficientformer.errors import InputError
 from efficientformer.latency.machine import fingerprint
 from efficientformer.latency.measure import in_process, measure
 from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.runtimes import Traced, usable
-from efficientformer.latency.runtimes.base import random_image
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import deployed_layer, input_shape
 from efficientformer.layers import Layer
+from efficientformer.runtimes import Traced, usable
+from efficientformer.runtimes.base import random_image
 
 FORMAT = "efficientformer.latency-table/1"
 CALL = "call"  # the row of an all but empty model: what a call costs before any layer

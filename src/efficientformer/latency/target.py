@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from efficientformer.errors import InputError
-from efficientformer.latency.runtimes import RUNTIMES, Settings
+from efficientformer.runtimes import RUNTIMES, Settings
 
 
 @dataclass(frozen=True)

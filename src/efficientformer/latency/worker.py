@@ -23,8 +23,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from efficientformer.errors import InputError
-from efficientformer.latency.runtimes import RUNTIMES, NoProfilerError, Session, Settings
-from efficientformer.latency.runtimes.base import last_line, random_image
+from efficientformer.runtimes import RUNTIMES, NoProfilerError, Session, Settings
+from efficientformer.runtimes.base import last_line, random_image
 
 Request = dict[str, Any]
 Reply = dict[str, Any]

@@ -16,7 +16,6 @@ from efficientformer.data.images import Images
 from efficientformer.latency.artefact import Artefact, export
 from efficientformer.latency.bench import time_entries
 from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.runtimes import RUNTIMES
 from efficientformer.latency.subjects import count_macs, peer
 from efficientformer.latency.table import LatencyTable, Prediction
 from efficientformer.latency.target import Target
@@ -25,6 +24,7 @@ from efficientformer.model.network import EfficientFormer
 from efficientformer.pipeline.job import TOLERANCE, Job, RunFolder
 from efficientformer.pipeline.learn import Judge
 from efficientformer.pipeline.preflight import Plan
+from efficientformer.runtimes import RUNTIMES
 from efficientformer.training.evaluate import evaluate
 
 PEER = "timm/mobilenetv2_100"

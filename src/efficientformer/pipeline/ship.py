@@ -23,7 +23,6 @@ from efficientformer.errors import InputError, PromiseError
 from efficientformer.latency.artefact import Artefact, export, random_images
 from efficientformer.latency.measure import measure_files
 from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.runtimes import RUNTIMES
 from efficientformer.latency.subjects import TIMM, deployed_peer, peer, read_architecture
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import untrained
@@ -31,6 +30,7 @@ from efficientformer.model.pretrained import create_transform
 from efficientformer.predict import load_network, open_picture, run_preparation
 from efficientformer.presets import PRESETS
 from efficientformer.progress import Progress
+from efficientformer.runtimes import RUNTIMES
 
 FORMAT = "efficientformer.export/1"
 CHECKED, CALIBRATED = 64, 128  # images
@@ -96,8 +96,8 @@ def ship(
         model: what to export.
         targets: what for.
         out: folder of the files.
-        images: a folder of pictures, searched at any depth; half calibrates int8, half checks. None checks on
-            random numbers, and then int8 is refused.
+        images: a folder of pictures, searched at any depth; two of three calibrate int8, the rest check. None
+            checks on random numbers, and then int8 is refused.
         progress: told what happens.
     """
     check, calibration = (
@@ -142,7 +142,10 @@ def _timed(shipped: Shipped, out: Path) -> Shipped:
     trouble = RUNTIMES[target.runtime].trouble(target.device)
     if trouble:
         return dataclasses.replace(shipped, untimed=trouble)
-    return dataclasses.replace(shipped, latency=measure_files({path.name: path}, target)[path.name])
+    try:
+        return dataclasses.replace(shipped, latency=measure_files({path.name: path}, target)[path.name])
+    except InputError as error:  # a crash while timing: the files of the others are kept
+        return dataclasses.replace(shipped, untimed=str(error))
 
 
 def pictures(folder: Path, model: Model, progress: Progress) -> tuple[Tensor, Tensor]:
@@ -164,8 +167,8 @@ def pictures(folder: Path, model: Model, progress: Progress) -> tuple[Tensor, Te
             break
     if len(taken) < 2:
         raise InputError(f"{folder}: holds {len(taken)} readable pictures; give a folder of at least two")
-    half = max(1, len(taken) * CHECKED // (CHECKED + CALIBRATED))
-    return torch.stack(taken[:half]), torch.stack(taken[half:])
+    checked = max(1, len(taken) * CHECKED // (CHECKED + CALIBRATED))
+    return torch.stack(taken[:checked]), torch.stack(taken[checked:])
 
 
 def model_to_ship(name: str, pretrained: str | None = None, input_size: int | None = None) -> Model:

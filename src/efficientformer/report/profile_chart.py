@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from markupsafe import Markup
 
-from efficientformer.latency.profile.kinds import SORTS
-from efficientformer.latency.profile.result import NOWHERE, BlockTime, Placed, Profile
+from efficientformer.profile.kinds import SORTS
+from efficientformer.profile.result import NOWHERE, BlockTime, Placed, Profile
 from efficientformer.report import wording
 from efficientformer.report.svg import Axis, Element, canvas, draw, markup, rule, tick_text, write
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import efficientformer
 from efficientformer.files import write_atomically
-from efficientformer.latency.profile import Profile
-from efficientformer.latency.profile.result import NOWHERE
+from efficientformer.profile import Profile
+from efficientformer.profile.result import NOWHERE
 from efficientformer.report import profile_chart
 from efficientformer.report.receipt import VERDICTS
 from efficientformer.report.templates import environment, twice

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.study.results import MIXED, Study, Trial, Tried
-from efficientformer.latency.study.verdict import (
+from efficientformer.report import wording
+from efficientformer.report.svg import Axis, Element, canvas, draw, markup, rule, tick_text, write
+from efficientformer.study.results import MIXED, Study, Trial, Tried
+from efficientformer.study.verdict import (
     BAND,
     INEXPRESSIBLE,
     NO_CLAIM,
@@ -20,8 +22,6 @@ from efficientformer.latency.study.verdict import (
     Comparison,
     Ratio,
 )
-from efficientformer.report import wording
-from efficientformer.report.svg import Axis, Element, canvas, draw, markup, rule, tick_text, write
 
 TONES = {
     SAME: "same",

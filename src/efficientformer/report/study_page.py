@@ -16,9 +16,12 @@ from markupsafe import Markup
 
 from efficientformer.files import write_atomically
 from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.study.experiments import EXPERIMENTS
-from efficientformer.latency.study.results import MIXED, Study, Tried, read_study
-from efficientformer.latency.study.verdict import (
+from efficientformer.report import wording
+from efficientformer.report.study_chart import TONES, ratio_chart, variant_bars
+from efficientformer.report.templates import environment, twice
+from efficientformer.study.experiments import EXPERIMENTS
+from efficientformer.study.results import MIXED, Study, Tried, read_study
+from efficientformer.study.verdict import (
     BAND,
     FLAT,
     INEXPRESSIBLE,
@@ -28,9 +31,6 @@ from efficientformer.latency.study.verdict import (
     SAME,
     UNDECIDED,
 )
-from efficientformer.report import wording
-from efficientformer.report.study_chart import TONES, ratio_chart, variant_bars
-from efficientformer.report.templates import environment, twice
 
 _BAND, _FLAT = f"{100 * BAND:.0f} %", f"{100 * FLAT:.0f} %"
 MEANINGS = {

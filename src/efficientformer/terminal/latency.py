@@ -10,6 +10,7 @@ from efficientformer.latency.compare import Agreement
 from efficientformer.latency.matrix import Matrix
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.published import Published
+from efficientformer.latency.target import Target
 from efficientformer.pipeline.ship import Shipped
 from efficientformer.terminal.table import table
 
@@ -20,34 +21,28 @@ def receipts_table(
     """Latencies side by side; `sizes` gives input, parameters and MACs of each."""
     first = next(iter(receipts.values()))
     unit = receipts.get(yardstick, first)
-    title = (
-        f"{first.target} · {first.fingerprint['processor']} · {first.fingerprint['runtime']} · {first.date}"
-    )
-    columns = (
-        "model",
-        "input",
-        "params",
-        "MACs",
-        "median ms",
-        "95 %",
-        "p10–p90",
-        "n",
-        f"× {unit.model.removeprefix('timm/')}",
-        "verdict",
-    )
+    where = f"{Target.parse(first.target).short} · {first.fingerprint['processor']}"
+    title = f"{where} · {first.fingerprint['runtime']} · {first.date}\n×: times {unit.model}"
+    columns = ("model", "input", "params", "MACs", "median ms", "95 %", "p10–p90", "n", "×", "verdict")
     made = table(title, columns)
+    made.columns[0].no_wrap = True
     for name, receipt in receipts.items():
         made.add_row(
             name,
             *sizes[name],
-            f"{receipt.median_ms:.3f}",
-            "{:.3f}–{:.3f}".format(*receipt.interval_ms),
-            f"{receipt.p10_ms:.3f}–{receipt.p90_ms:.3f}",
+            _ms(receipt.median_ms),
+            "–".join(map(_ms, receipt.interval_ms)),
+            f"{_ms(receipt.p10_ms)}–{_ms(receipt.p90_ms)}",
             str(len(receipt.samples_ms)),
             f"{receipt.median_ms / unit.median_ms:.2f}",
             receipt.verdict,
         )
     return made
+
+
+def _ms(value: float) -> str:
+    """Four figures, as far as they mean anything."""
+    return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:.1f}"
 
 
 def size_cells(image: tuple[int, int, int], params: int | None, macs: int | None) -> tuple[str, str, str]:
@@ -65,7 +60,7 @@ def receipt_notes(receipts: Mapping[str, Measurement]) -> list[str]:
     seen = first.conditions
     notes = [
         f"  each file in a process of its own, started {seen.launches} times"
-        + (", kept on its own processors" if seen.pinned else "")
+        + (f", kept on processor {', '.join(map(str, seen.cpus))}" if seen.pinned else "")
         + (
             f"; {seen.set_aside} rounds set aside because a fixed piece of work was slow"
             if seen.set_aside
@@ -84,7 +79,8 @@ def receipt_notes(receipts: Mapping[str, Measurement]) -> list[str]:
 
 def matrix_table(matrix: Matrix, models: Sequence[str]) -> Table:
     """Models × targets: the median, and its ratio to the yardstick's in the same run."""
-    made = table(f"median ms (× {matrix.yardstick} in the same run)", ("model", *matrix.receipts))
+    targets = (Target.parse(target).short for target in matrix.receipts)
+    made = table(f"median ms (× {matrix.yardstick} in the same run)", ("model", *targets))
     failed = {(one.model, one.target) for one in matrix.failures}
     for model in models:
         cells = []
@@ -106,7 +102,7 @@ def agreement_table(agreements: Sequence[Agreement]) -> Table:
             words += ", but machine or versions differ"
         made.add_row(
             one.now.model,
-            one.now.target,
+            Target.parse(one.now.target).short,
             f"{one.then.median_ms:.3f}",
             f"{one.now.median_ms:.3f}",
             f"{one.ratio:.3f}",
@@ -137,7 +133,7 @@ def shipped_table(model: str, shipped: Sequence[Shipped]) -> Table:
             made.add_row(one.target.short, "failed" if one.broken else "not exported")
             continue
         proof, latency = one.artefact, one.latency
-        same = f"{proof.agreement:.0%} of {proof.images}" if proof.photographs else "no pictures"
+        same = f"{proof.agreement:.0%} of {proof.images}" if proof.photographs else "–"
         made.add_row(
             one.target.short,
             proof.path,

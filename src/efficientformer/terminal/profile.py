@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from efficientformer.latency.profile import BlockTime, Profile
-from efficientformer.latency.profile.result import NOWHERE
+from efficientformer.profile import BlockTime, Profile
+from efficientformer.profile.result import NOWHERE
 from efficientformer.terminal.table import table
 
 

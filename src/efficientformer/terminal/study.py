@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from efficientformer.latency.study.observations import Observation
-from efficientformer.latency.study.results import Study, Trial, Tried
+from efficientformer.study.observations import Observation
+from efficientformer.study.results import Study, Trial, Tried
 from efficientformer.terminal.table import table
 
 _COLUMNS = ("", "median ms", "95 %", "n", "timing", "× baseline (95 %)", "verdict")

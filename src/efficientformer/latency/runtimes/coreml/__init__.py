@@ -1,5 +1,0 @@
-"""Core ML: export anywhere, running on macOS, and an interpreter of its programs for checks elsewhere."""
-
-from efficientformer.latency.runtimes.coreml.runtime import CoreMl
-
-__all__ = ["CoreMl"]

@@ -1,5 +1,0 @@
-"""ExecuTorch with XNNPACK: its runtime, the operators rewritten for it, and what its files tell."""
-
-from efficientformer.latency.runtimes.executorch.runtime import ExecuTorch
-
-__all__ = ["ExecuTorch"]

@@ -1,5 +1,0 @@
-"""ncnn: conversion by pnnx, what its text files tell, and running."""
-
-from efficientformer.latency.runtimes.ncnn.runtime import Ncnn
-
-__all__ = ["Ncnn"]

@@ -1,5 +1,0 @@
-"""ONNX Runtime, the default target, and its int8."""
-
-from efficientformer.latency.runtimes.onnxruntime.runtime import OnnxRuntime
-
-__all__ = ["OnnxRuntime"]

@@ -1,5 +1,0 @@
-"""OpenVINO: conversion from ONNX, running, quantisation by NNCF, and its counters read by operator."""
-
-from efficientformer.latency.runtimes.openvino.runtime import OpenVino
-
-__all__ = ["OpenVino"]
