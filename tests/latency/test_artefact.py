@@ -351,9 +351,6 @@ def test_all_files_of_an_artefact_are_moved_together(tmp_path: Path, monkeypatch
         found = sorted(str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*") if one.is_file())
         assert found == ["model.bin", "model.fake", "model.more/inner/part"]
         assert artefact.size_bytes == 10**6 + 7 + 5 == size_of(fake, path)
-    module.remove(fake, path)
-    assert list(tmp_path.iterdir()) == []
-    module.remove(fake, path)  # again does nothing
 
 
 def test_none_of_them_is_touched_by_a_wrong_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

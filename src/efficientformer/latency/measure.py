@@ -100,13 +100,13 @@ def measure_files(
         seconds: time each file gets in all, warm-up apart.
         min_samples: the fewest samples of each.
     """
+    if launches < 1 or seconds <= 0:
+        raise InputError("measuring needs at least one launch and more than 0 seconds")
     share = {
         "rounds": math.ceil(rounds / launches),
         "seconds": seconds / launches,
         "min_samples": math.ceil(min_samples / launches),
     }
-    if launches < 1 or seconds <= 0:
-        raise InputError("measuring needs at least one launch and more than 0 seconds")
     parts = [_launch(files, target, share) for _ in range(launches)]
     return {name: joined([part[name] for part in parts]) for name in files}
 

@@ -59,8 +59,8 @@ class Conditions:
     launches: int = 0
     pinned: bool = False
     cpus: tuple[int, ...] = ()
-    tries: int = 1
     set_aside: int = 0
+    tries: int = 1
     sentinel_ms: tuple[float, float] | None = None
     others_cores: float | None = None
     stolen_cores: float | None = None
