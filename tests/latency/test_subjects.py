@@ -202,7 +202,7 @@ def text(path: Path, content: str) -> str:
     [
         (lambda _: "efficientformer_l2", "'efficientformer_l2' is not known.*efficientformer_l1.*timm/NAME"),
         (lambda _: "resnet18", "'resnet18' is not known.*timm/NAME"),
-        (lambda p: str(p / "none.onnx"), "is not known; give one of"),
+        (lambda p: str(p / "none.onnx"), r"none\.onnx: no such file"),
         (lambda p: str(p / "none.json"), "is not known; give one of"),
         (lambda p: text(p / "notes.txt", "milk"), "is not known; give one of"),
         (str, "holds no architecture.json; give a finished run's folder"),

@@ -183,7 +183,7 @@ def test_unreadable_pictures_are_named_and_left_out(
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="none: holds 0 readable pictures"):
+    with pytest.raises(InputError, match="none: no such folder; give one with pictures"):
         pictures(tmp_path / "none", small_model(), QUIET)
 
 

@@ -11,7 +11,7 @@ from efficientformer.profile import Profile
 from efficientformer.profile.result import BlockTime
 from efficientformer.report.profile_chart import block_bars, slug, stage_of, strip, used_sorts
 from efficientformer.report.profile_page import render_profile, write_profile
-from tests.latency.test_profile import PIECES, made, receipt
+from tests.profile.test_profile import PIECES, made, receipt
 
 
 def alone() -> Profile:

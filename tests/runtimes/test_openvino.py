@@ -137,7 +137,7 @@ def test_half_precision_is_taken_or_refused(tmp_path: Path) -> None:
     x = random_image((1, 3, 8, 8))
     RUNTIME.export(Traced(module, x.shape), path, "fp16")
     assert path.with_suffix(".bin").stat().st_size < 0.7 * 4 * sum(p.numel() for p in module.parameters())
-    with pytest.raises(InputError, match="was exported for fp16 and cannot run in fp32"):
+    with pytest.raises(InputError, match="holds fp16, the target says fp32"):
         RUNTIME.load(path, Settings())
     try:
         given = RUNTIME.load(path, Settings(precision="fp16")).run(x)
@@ -163,7 +163,7 @@ def test_int8_is_near_and_silent(
     trace = RUNTIME.operators(path, Settings(precision="int8"), images[:1], runs=4)
     assert any("I8" in one.detail for one in trace.operators)
     assert {one.source for one in trace.operators} <= {name for name, _ in network.named_modules()} - {""}
-    with pytest.raises(InputError, match="was exported for int8 and cannot run in fp32"):
+    with pytest.raises(InputError, match="holds int8, the target says fp32"):
         RUNTIME.load(path, Settings())
 
 

@@ -22,6 +22,7 @@ from efficientformer.runtimes.tflite.runtime import TfLite
 from tests.strategies import randomised, tiny
 
 RUNTIME = TfLite()
+INT8 = Settings(precision="int8")
 FILE = "model.tflite"
 TOLERANCE = 1e-4
 IMAGE = (1, 3, 16, 16)
@@ -102,7 +103,7 @@ def difference(given: np.ndarray, module: nn.Module, array: np.ndarray) -> float
 def int8(module: nn.Module, images: np.ndarray, folder: Path) -> Callable[[np.ndarray], np.ndarray]:
     """The module in int8, calibrated on the images, ready to run."""
     RUNTIME.export(Traced(module, (1, *images.shape[1:])), folder / FILE, "int8", images)
-    return RUNTIME.load(folder / FILE, Settings()).run
+    return RUNTIME.load(folder / FILE, INT8).run
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +199,7 @@ def test_an_activation_that_runs_by_itself_is_no_conversion(parted: dict[str, Pa
 
 
 def test_int8_takes_float32_and_has_a_scale_for_each_channel(network: nn.Module, quantised: Path) -> None:
-    session, array = RUNTIME.load(quantised, Settings()), random_image((1, 3, 32, 32))
+    session, array = RUNTIME.load(quantised, INT8), random_image((1, 3, 32, 32))
     assert session.takes_float32
     assert session.shape == (1, 3, 32, 32)
     assert 0 < difference(session.run(array), network, array) < 0.25
@@ -210,7 +211,7 @@ def test_int8_takes_float32_and_has_a_scale_for_each_channel(network: nn.Module,
 
 
 def test_int8_operators_know_their_place(quantised: Path) -> None:
-    trace = RUNTIME.operators(quantised, Settings(), random_image((1, 3, 32, 32)), runs=2)
+    trace = RUNTIME.operators(quantised, INT8, random_image((1, 3, 32, 32)), runs=2)
     products = [one for one in trace.operators if one.kind in WEIGHTED]
     assert {one.kind for one in products} == WEIGHTED
     assert all("QC8" in one.detail and one.source for one in products)  # none is left in float32
@@ -249,10 +250,10 @@ def test_files_of_integers_load_and_run_in_their_own_numbers(parted: dict[str, P
     with warnings.catch_warnings(action="ignore"):
         ranges = work.calibrate({"serving_default": [{"args_0": array}]}, num_threads=1)
         path.write_bytes(bytes(work.quantize(ranges).quantized_model or b""))
-    session = RUNTIME.load(path, Settings())
+    session = RUNTIME.load(path, INT8)
     assert not session.takes_float32
     assert difference(session.run(array), module, array) < 0.05
-    assert RUNTIME.operators(path, Settings(), array, runs=1).operators
+    assert RUNTIME.operators(path, INT8, array, runs=1).operators
 
 
 def test_an_operator_without_a_counterpart_is_named(tmp_path: Path) -> None:
@@ -301,8 +302,8 @@ def test_a_session_has_as_many_threads_as_asked(parted: dict[str, Path]) -> None
 def test_nothing_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / FILE
     RUNTIME.export(Traced(nn.Conv2d(3, 4, 1), IMAGE), path, "int8", random_image((2, 3, 16, 16)))
-    RUNTIME.load(path, Settings()).run(random_image(IMAGE))
-    RUNTIME.operators(path, Settings(), random_image(IMAGE), 1)
+    RUNTIME.load(path, INT8).run(random_image(IMAGE))
+    RUNTIME.operators(path, INT8, random_image(IMAGE), 1)
     assert capfd.readouterr() == ("", "")
 
 

@@ -48,7 +48,7 @@ def test_receipts_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     show(table)
     printed = " ".join(capsys.readouterr().out.split())
     assert "onnxruntime · A processor" in printed
-    assert "×: times b" in printed
+    assert "×: over that of b in this run" in printed
     assert "2026-01-01" in printed
 
 

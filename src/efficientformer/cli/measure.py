@@ -47,6 +47,10 @@ def measure(
         )
     if as_json and (against or published):
         raise InputError("measure: --against and --published are tables; leave --json out")
+    if seconds <= 0 or launches < 1:
+        raise InputError(
+            f"measure: --seconds must be above 0 and --launches at least 1, not {seconds:g} and {launches}"
+        )
     targets = [Target.parse(text) for text in target or [DEFAULT_TARGET]]
     earlier = read_receipts(against) if against else []
     subjects = [subject(name, input_size, targets) for name in dict.fromkeys(names)]
@@ -54,6 +58,7 @@ def measure(
     matrix = measure_matrix(subjects, targets, told=progress.update, seconds=seconds, launches=launches)
     if out:
         write_json(out, matrix.to_json())
+        progress.line(f"   every sample: {out}")
     if as_json:
         print_json([one.to_json() for row in matrix.receipts.values() for one in row.values()])
     else:
@@ -63,7 +68,9 @@ def measure(
             show(tables.published_table(figures)) if figures else print("  nothing published is known here")
         if against:
             agreements = compared(earlier, matrix)
-            show(tables.agreement_table(agreements)) if agreements else print("  nothing to compare with")
+            if not agreements:
+                raise InputError(f"{against}: holds none of these models on these targets")
+            show(tables.agreement_table(agreements))
     _complain(matrix)
 
 

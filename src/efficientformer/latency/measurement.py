@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -188,6 +189,9 @@ class Measurement:
         ]
         aside = seen.set_aside / (seen.set_aside + len(self.rounds)) if self.rounds else 0.0
         found.append((_level(aside, LIMITS.set_aside), f"{aside:.0%} of the rounds were set aside"))
+        threads = re.search(r"threads=(\d+)", self.target)
+        if threads and cores.isdecimal() and int(threads[1]) > int(cores):
+            found.append((2, f"{threads[1]} threads on {cores} cores"))
         if len(self.samples_ms) < _FEWEST:
             found.append((2, f"only {len(self.samples_ms)} samples"))
         return [(level, reason) for level, reason in found if level]

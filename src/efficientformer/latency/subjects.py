@@ -95,6 +95,8 @@ def subject(name: str, input_size: int | None = None, targets: Sequence[Target] 
         return _untrained(name, PRESETS[name], input_size)
     if name.startswith(TIMM):
         return _peer(name, input_size)
+    if runtime_of(path):
+        raise InputError(f"{name}: no such file")
     known = f"{', '.join(PRESETS)}, timm/NAME, a run's folder, an architecture.json or an exported file"
     raise InputError(f"model {name!r} is not known; give one of {known}")
 

@@ -154,7 +154,9 @@ def pictures(folder: Path, model: Model, progress: Progress) -> tuple[Tensor, Te
     Raises:
         InputError: if there are fewer than two.
     """
-    files = sorted(path for path in folder.rglob("*") if is_image(path)) if folder.is_dir() else []
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give one with pictures")
+    files = sorted(path for path in folder.rglob("*") if is_image(path))
     order = np.random.default_rng(0).permutation(len(files))
     taken: list[Tensor] = []
     for index in order:

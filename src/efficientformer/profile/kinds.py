@@ -37,7 +37,7 @@ _WITHIN = (
     ("convolution", r"conv(?!ert)"),
     (
         "matrix product",
-        r"matmul|gemm|linear|fullyconnected|innerproduct|addmm|\bmm\b|bmm|einsum|attention|sdpa",
+        r"matmul|gemm|(?<!bi)(?<!tri)linear|fullyconnected|innerproduct|addmm|\bmm\b|bmm|einsum|attention|sdpa",
     ),
     ("softmax", r"softmax"),
     ("norm", r"norm"),

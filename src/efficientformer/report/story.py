@@ -209,5 +209,5 @@ def _contender(row: dict[str, Any], accuracy: Accuracy | None, peer_ms: float | 
         (low, high),
         latency["verdict"],
         tuple(latency["samples_ms"]),
-        latency["load"],
+        latency.get("conditions", latency)["load"],  # format 1 had it beside the rest
     )

@@ -45,7 +45,7 @@ _LINEAR = "No choice, but a comparison: a linear against a convolution, without 
 _ACTIVATION = Follows(
     faster="{variant} saves time over GELU here: worth a training run.",
     slower="Avoid {variant} here: GELU costs less.",
-    equal="{variant} costs what GELU costs here: choose by accuracy.",
+    equal="{variant} is within 10 % of GELU here: choose by accuracy.",
 )
 
 EXPERIMENTS = (

@@ -22,7 +22,9 @@ def receipts_table(
     first = next(iter(receipts.values()))
     unit = receipts.get(yardstick, first)
     where = f"{Target.parse(first.target).short} · {first.fingerprint['processor']}"
-    title = f"{where} · {first.fingerprint['runtime']} · {first.date}\n×: times {unit.model}"
+    title = (
+        f"{where} · {first.fingerprint['runtime']} · {first.date}\n×: over that of {unit.model} in this run"
+    )
     columns = ("model", "input", "params", "MACs", "median ms", "95 %", "p10–p90", "n", "×", "verdict")
     made = table(title, columns)
     made.columns[0].no_wrap = True
@@ -59,7 +61,7 @@ def receipt_notes(receipts: Mapping[str, Measurement]) -> list[str]:
     first = next(iter(receipts.values()))
     seen = first.conditions
     notes = [
-        f"  each file in a process of its own, started {seen.launches} times"
+        f"  each file in a process of its own, started {'once' if seen.launches == 1 else f'{seen.launches} times'}"
         + (f", kept on processor {', '.join(map(str, seen.cpus))}" if seen.pinned else "")
         + (
             f"; {seen.set_aside} rounds set aside because a fixed piece of work was slow"
@@ -113,7 +115,9 @@ def agreement_table(agreements: Sequence[Agreement]) -> Table:
 
 def published_table(figures: Sequence[Published]) -> Table:
     """Other people's figures, each with its device and source."""
-    made = table("published by others, on other devices", ("model", "ms", "device", "source"))
+    made = table(
+        "published by others, on other devices, at 224×224 pixels", ("model", "ms", "device", "source")
+    )
     for column in made.columns[2:]:
         column.justify = "left"
     for one in figures:

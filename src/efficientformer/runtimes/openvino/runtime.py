@@ -168,7 +168,9 @@ def _read(core: Any, path: Path, precision: str) -> Any:
         raise InputError(f"{path}: OpenVINO cannot read it: {last_line(error)}") from None
     made_for = model.get_rt_info(_PRECISION).astype(str) if model.has_rt_info(_PRECISION) else precision
     if made_for != precision and {made_for, precision} != {"fp32", "bf16"}:
-        raise InputError(f"{path}: was exported for {made_for} and cannot run in {precision}; export it anew")
+        raise InputError(
+            f"{path}: holds {made_for}, the target says {precision}; measure it with :precision={made_for}"
+        )
     return model
 
 

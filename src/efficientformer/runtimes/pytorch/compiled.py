@@ -53,7 +53,7 @@ class Compiled:
     extra = ""
     suffix = ".aoti.pt2"
     devices = ("cpu",)  # a module is compiled for where its weights are, which is the CPU everywhere here
-    precisions = ("fp32", "fp16", "bf16")
+    precisions = ("fp32", "bf16")  # fp16 is for devices it is not compiled for here
 
     def trouble(self, device: str = "cpu") -> str | None:
         """None if files can be run here on a device; otherwise why not. Export takes a C++ compiler too."""
