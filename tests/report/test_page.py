@@ -103,6 +103,14 @@ def test_page_loads_nothing_and_tells_no_paths(make_run):
     assert "--data flowers" in html
 
 
+def test_receipts_of_both_formats_give_the_same_page(make_run, plain_run):
+    def change(summary: dict[str, Any]) -> None:
+        for one in summary["contenders"]:
+            one["latency"]["conditions"] = {"load": one["latency"].pop("load")}
+
+    assert page(make_run(change=change)) == page(plain_run)
+
+
 def test_text_from_outside_is_escaped(make_run):
     def change(summary: dict[str, Any]) -> None:
         summary["job"]["data"] = "/data/<i>photos"

@@ -60,8 +60,9 @@ def receipt_notes(receipts: Mapping[str, Measurement]) -> list[str]:
     """What must be said below a run's receipts: conditions, and why a verdict is not better."""
     first = next(iter(receipts.values()))
     seen = first.conditions
+    started = "once" if seen.launches == 1 else f"{seen.launches} times"
     notes = [
-        f"  each file in a process of its own, started {'once' if seen.launches == 1 else f'{seen.launches} times'}"
+        f"  each file in a process of its own, started {started}"
         + (f", kept on processor {', '.join(map(str, seen.cpus))}" if seen.pinned else "")
         + (
             f"; {seen.set_aside} rounds set aside because a fixed piece of work was slow"
