@@ -14,7 +14,7 @@ setup: $(READY) ## make .venv with everything in it (Python 3.11 or newer)
 # torch goes first and under constraints: a CPU build that pip can find is taken, and stays.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
-	@echo "Setting up .venv: a minute or two, mostly torch ..."
+	@echo "Setting up .venv: two or three minutes, mostly torch and the runtimes ..."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

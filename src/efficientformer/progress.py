@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Literal, TextIO
+
+Told = Callable[[int, int, str], None]
+"""Told (steps done, steps to do, what was done)."""
 
 
 class Progress:

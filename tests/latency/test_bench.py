@@ -12,8 +12,9 @@ from torch import nn
 
 from efficientformer.latency import bench as module
 from efficientformer.latency.artefact import ExportMismatchError
-from efficientformer.latency.bench import time_entries
+from efficientformer.latency.bench import time_entries, time_survivors
 from efficientformer.latency.measurement import Measurement
+from efficientformer.latency.process import WorkerError
 from efficientformer.latency.target import Target
 
 NETWORK = (nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).eval(), (3, 8, 8))
@@ -56,3 +57,33 @@ def test_a_wrong_export_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "measure_files", lambda *_, **__: pytest.fail("timed"))
     with pytest.raises(ExportMismatchError):
         time_entries({"a": (network, (3, 8, 8))}, Target())
+
+
+def crashing(*broken: str):
+    """A `measure_files` in which some files crash, one after the other."""
+
+    def measure_files(files: dict[str, Path], target: Target, **_: Any) -> dict[str, Measurement]:
+        for name in broken:
+            if name in files:
+                raise WorkerError(f"{files[name]}: crashed")
+        return {name: receipt(name) for name in files}
+
+    return measure_files
+
+
+@pytest.mark.parametrize("broken", [(), ("b",), ("a", "c"), ("a", "b", "c")])
+def test_files_that_crash_are_left_out(broken: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {name: Path(f"{name}.onnx") for name in "abc"}
+    monkeypatch.setattr(module, "measure_files", crashing(*broken))
+    receipts, crashed = time_survivors(files, Target())
+    assert list(receipts) == [name for name in "abc" if name not in broken]
+    assert crashed == {name: f"{name}.onnx: crashed" for name in broken}
+
+
+def test_a_crash_that_is_no_files_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure_files(*_: Any, **__: Any) -> dict[str, Measurement]:
+        raise WorkerError("crashed once")
+
+    monkeypatch.setattr(module, "measure_files", measure_files)
+    with pytest.raises(WorkerError, match="crashed once"):
+        time_survivors({"a": Path("a.onnx")}, Target())

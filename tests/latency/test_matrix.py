@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from efficientformer import InputError
+from efficientformer.latency import bench
 from efficientformer.latency import matrix as module
 from efficientformer.latency.artefact import ExportMismatchError
 from efficientformer.latency.matrix import YARDSTICK, Failure, Matrix, matrix_of, measure_matrix, merged
@@ -184,8 +185,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         kept.append(("measure", list(files), target.threads, settings))
         return {name: receipt(name, 1.0, str(target)) for name in files}
 
-    for name, stub in (("exported", exported), ("Process", Process), ("measure_files", measure_files)):
-        monkeypatch.setattr(module, name, stub)
+    for room, name, stub in (
+        (module, "exported", exported),
+        (module, "Process", Process),
+        (bench, "measure_files", measure_files),
+    ):
+        monkeypatch.setattr(room, name, stub)
     return kept
 
 

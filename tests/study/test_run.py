@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from efficientformer.errors import InputError
+from efficientformer.latency import bench
 from efficientformer.latency.artefact import ExportMismatchError
 from efficientformer.latency.process import WorkerError
 from efficientformer.latency.target import Target
@@ -56,7 +57,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(run, "exported", exported)
     monkeypatch.setattr(
-        run, "measure_files", lambda files, target, **_: {name: steady(1.0, name) for name in files}
+        bench, "measure_files", lambda files, target, **_: {name: steady(1.0, name) for name in files}
     )
     return asked
 
@@ -121,24 +122,13 @@ def test_a_variant_that_cannot_be_exported_is_a_row(simulated, monkeypatch, erro
 def test_a_file_that_crashes_is_left_out_and_the_others_timed(simulated, monkeypatch) -> None:
     def measure_files(files, target, **_):
         if "small" in files:
-            raise WorkerError("one of them crashed")
+            raise WorkerError(f"{files['small']}: crashed")
         return {name: steady(1.0, name) for name in files}
 
-    monkeypatch.setattr(run, "measure_files", measure_files)
-    monkeypatch.setattr(run, "_crash", lambda path, target: "crashed" if path.stem == "2" else "")
+    monkeypatch.setattr(bench, "measure_files", measure_files)
     trial = run.study([Target()], [TINY]).experiments[0].trials[0]
-    assert trial.failures == {"small": "crashed"}
+    assert trial.failures == {"small": "2.onnx: crashed"}
     assert list(trial.receipts) == ["large", "wide"]
-
-
-def test_a_crash_that_no_file_repeats_is_told(simulated, monkeypatch) -> None:
-    def measure_files(files, target, **_):
-        raise WorkerError("crashed once")
-
-    monkeypatch.setattr(run, "measure_files", measure_files)
-    monkeypatch.setattr(run, "_crash", lambda path, target: "")
-    with pytest.raises(WorkerError, match="crashed once"):
-        run.study([Target()], [TINY])
 
 
 def test_a_target_that_cannot_be_used_is_refused_before_any_work(simulated, monkeypatch) -> None:

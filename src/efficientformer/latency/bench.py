@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from efficientformer.latency.artefact import export, random_images
 from efficientformer.latency.measure import measure_files, until_usable
 from efficientformer.latency.measurement import Measurement
+from efficientformer.latency.process import WorkerError
 from efficientformer.latency.target import Target
 from efficientformer.runtimes import RUNTIMES
 
@@ -38,6 +40,37 @@ def time_entries(entries: Mapping[str, Entry], target: Target, **settings: Any) 
             for index, (name, entry) in enumerate(entries.items())
         }
         return until_usable(lambda: measure_files(files, target, **settings))
+
+
+def time_survivors(
+    files: Mapping[str, Path], target: Target, *, tries: int = 1, **settings: Any
+) -> tuple[dict[str, Measurement], dict[str, str]]:
+    """Time files in one interleaved run; one that crashes is left out, and the others are timed again.
+
+    Args:
+        files: artefacts by name.
+        target: where.
+        tries: of `until_usable`.
+        settings: of `measure_files`.
+
+    Returns:
+        the receipts, and for each file left out how it crashed.
+
+    Raises:
+        WorkerError: if the crash is none of the files'.
+    """
+    left, crashed = dict(files), {}
+    while left:
+        take = partial(measure_files, left, target, **settings)
+        try:
+            return until_usable(take, tries=tries), crashed
+        except WorkerError as error:
+            broken = [name for name, path in left.items() if str(error).startswith(f"{path}: ")]
+            if not broken:
+                raise
+            crashed |= {name: str(error) for name in broken}
+            left = {name: path for name, path in left.items() if name not in broken}
+    return {}, crashed
 
 
 def _exported(entry: tuple[nn.Module, tuple[int, int, int]], folder: Path, target: Target) -> Path:

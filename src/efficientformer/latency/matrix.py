@@ -8,7 +8,7 @@ Targets are measured one after another; the models of one target take turns in o
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,17 @@ from typing import Any
 import scipy.stats
 
 from efficientformer.errors import InputError, PromiseError
+from efficientformer.latency.bench import time_survivors
 from efficientformer.latency.exports import exported
-from efficientformer.latency.measure import measure_files
 from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.process import Process, WorkerError
+from efficientformer.latency.process import Process
 from efficientformer.latency.subjects import Subject
 from efficientformer.latency.target import Target
+from efficientformer.progress import Told
 from efficientformer.runtimes import usable
 
 FORMAT = "efficientformer.matrix/1"
 YARDSTICK = "timm/mobilenetv2_100"
-
-Told = Callable[[int, int, str], None]
-"""Told (pairs done, pairs to do, what was done)."""
 
 
 @dataclass(frozen=True)
@@ -162,25 +160,14 @@ def measure_matrix(
                 filling.failures.append(Failure(one.name, str(target), str(error)))
             if told:
                 told(number, pairs, f"{one.name} for {target}")
-        if files:
-            _time(files, target, filling, settings)
+        receipts, crashed = time_survivors(files, target, **settings)
+        filling.failures += [Failure(name, str(target), why) for name, why in crashed.items()]
+        if receipts:
+            filling.receipts[str(target)] = receipts
         if told:
-            told(number, pairs, f"{len(files)} timed on {target.short}")
+            told(number, pairs, f"{len(receipts)} timed on {target.short}")
     yardstick = YARDSTICK if YARDSTICK in names else names[0]
     return Matrix(filling.receipts, filling.failures, yardstick)
-
-
-def _time(files: dict[str, Path], target: Target, filling: _Filling, settings: Mapping[str, Any]) -> None:
-    """Measure files; one that crashes after all is left out, and the others are measured again."""
-    while files:
-        try:
-            filling.receipts[str(target)] = measure_files(files, target, **settings)
-            return
-        except WorkerError as error:
-            broken = [name for name, path in files.items() if str(error).startswith(f"{path}: ")]
-            for name in broken or list(files):
-                filling.failures.append(Failure(name, str(target), str(error)))
-                del files[name]
 
 
 def _ready(subject: Subject, target: Target, cache: Path | None) -> Path:

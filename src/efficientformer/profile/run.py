@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,11 @@ from efficientformer.profile.blocks import Map, map_of
 from efficientformer.profile.findings import findings
 from efficientformer.profile.grouping import by_block, by_kind, placed
 from efficientformer.profile.result import Profile
+from efficientformer.progress import Told
 from efficientformer.runtimes import NoProfilerError, Trace, usable
 
 _STEPS = 4
 _FEWEST, _MOST, _PROFILED_MS = 20, 200, 3000.0
-
-Told = Callable[[int, int, str], None]
-"""Told (steps done, steps to do, what was done)."""
 
 
 def profile(

@@ -211,6 +211,32 @@ def version(runtime: Runtime) -> str:
     return installed(runtime.packages[0]) or "missing"
 
 
+def export_each(runtime: Runtime, traced: Sequence[Traced], folder: Path) -> list[Path]:
+    """Several modules one after another, for converters that gain nothing from a bundle."""
+    paths = [folder / f"{index}{runtime.suffix}" for index in range(len(traced))]
+    for item, path in zip(traced, paths, strict=True):
+        runtime.export(item, path)
+    return paths
+
+
+def calibration_images(calibration: np.ndarray | None, image: Sequence[int]) -> np.ndarray:
+    """The images that int8 takes its ranges from.
+
+    Args:
+        calibration: (n, channels, height, width), or None.
+        image: what the network takes, without the batch.
+
+    Raises:
+        InputError: if there are none, or they are of another shape.
+    """
+    if calibration is None or len(calibration) == 0:
+        raise InputError("int8 needs images to calibrate on; give --images DIR")
+    if tuple(calibration.shape[1:]) != tuple(image):
+        given, taken = calibration.shape[1:], tuple(image)
+        raise InputError(f"images to calibrate on are {given}, the network takes {taken}")
+    return calibration
+
+
 def last_line(error: BaseException) -> str:
     """The most telling line of an error of somebody else's."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

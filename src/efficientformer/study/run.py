@@ -6,27 +6,23 @@ efficientformer study --target onnxruntime --target openvino --out study
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import efficientformer
 from efficientformer.errors import InputError, PromiseError
+from efficientformer.latency.bench import time_survivors
 from efficientformer.latency.exports import exported
-from efficientformer.latency.measure import measure_files, until_usable
-from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.process import Process, WorkerError
 from efficientformer.latency.target import Target
+from efficientformer.progress import Told
 from efficientformer.runtimes import usable
 from efficientformer.study.experiment import Experiment, Variant, subject_of
 from efficientformer.study.experiments import EXPERIMENTS
 from efficientformer.study.observations import OBSERVATIONS, SOURCE
 from efficientformer.study.results import Study, Trial, Tried, VariantFacts
 from efficientformer.study.verdict import compared
-
-Told = Callable[[int, int, str], None]
-"""Told (steps done, steps to do, what is next or was done)."""
 
 _ABSOLUTE = re.compile(r"(?<!\S)/(?:[^\s/]+/)+")  # the way to a file of this machine
 _TRIES = 2  # an experiment whose receipts come out unusable is measured once more
@@ -112,33 +108,10 @@ def _trial(
         except (InputError, PromiseError) as error:
             failures[variant.name] = _ABSOLUTE.sub("", " ".join(str(error).split()))
         steps(1, f"{experiment.name}: {variant.name} exported for {target.runtime}")
-    receipts = _timed(files, target, failures, settings)
+    receipts, crashed = time_survivors(files, target, tries=_TRIES, **settings)
+    failures |= {name: _ABSOLUTE.sub("", why) for name, why in crashed.items()}
     steps(len(experiment.all), f"{experiment.name} measured on {target.runtime}")
     return Trial(str(target), receipts, failures, compared(experiment, receipts, failures))
-
-
-def _timed(
-    files: Mapping[str, Path], target: Target, failures: dict[str, str], settings: Mapping[str, Any]
-) -> Mapping[str, Measurement]:
-    """Receipts of one interleaved run; files that crash are added to the failures and left out."""
-    try:
-        return until_usable(lambda: measure_files(files, target, **settings), tries=_TRIES) if files else {}
-    except WorkerError:
-        crashed = {name: why for name, path in files.items() if (why := _crash(path, target))}
-        if not crashed:  # it ran alone: what happened is no property of the file
-            raise
-    failures |= crashed
-    left = {name: path for name, path in files.items() if name not in crashed}
-    return _timed(left, target, failures, settings)
-
-
-def _crash(path: Path, target: Target) -> str:
-    try:
-        with Process(path, target) as process:
-            process.time(1)
-    except WorkerError as error:
-        return _ABSOLUTE.sub("", str(error))
-    return ""
 
 
 def _tried(experiment: Experiment, trials: Sequence[Trial]) -> Tried:

@@ -26,6 +26,7 @@ from efficientformer.runtimes.base import (
     Traced,
     UnsupportedOperatorError,
     as_float32,
+    export_each,
     last_line,
     missing,
 )
@@ -79,10 +80,7 @@ class CoreMl:
 
     def export_many(self, traced: Sequence[Traced], folder: Path) -> list[Path]:
         """Several modules, each a package of its own."""
-        paths = [folder / f"{index}{self.suffix}" for index in range(len(traced))]
-        for item, path in zip(traced, paths, strict=True):
-            self.export(item, path)
-        return paths
+        return export_each(self, traced, folder)
 
     def load(self, path: Path, settings: Settings) -> CoreMlSession:
         """A program on its compute units: the CPU, or all that Core ML finds.

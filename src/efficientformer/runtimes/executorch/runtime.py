@@ -21,6 +21,8 @@ from efficientformer.runtimes.base import (
     Traced,
     UnsupportedOperatorError,
     as_float32,
+    calibration_images,
+    export_each,
     last_line,
     missing,
 )
@@ -76,7 +78,7 @@ class ExecuTorch:
             UnsupportedOperatorError: if an operator has no kernel in ExecuTorch.
             InputError: if int8 is asked for without images of the module's shape.
         """
-        images = _images(traced, calibration) if precision == "int8" else None
+        images = calibration_images(calibration, traced.shape[1:]) if precision == "int8" else None
         traced.module.eval()
         with quiet_python():
             program = _convert(traced, images)
@@ -88,10 +90,7 @@ class ExecuTorch:
 
     def export_many(self, traced: Sequence[Traced], folder: Path) -> list[Path]:
         """Several small modules, one after another."""
-        paths = [folder / f"{index}{self.suffix}" for index in range(len(traced))]
-        for item, path in zip(traced, paths, strict=True):
-            self.export(item, path)
-        return paths
+        return export_each(self, traced, folder)
 
     def load(self, path: Path, settings: Settings) -> ExecuTorchSession:
         """A program, ready to run on so many threads, the caller's among them.
@@ -177,16 +176,6 @@ def _check(path: Path) -> None:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if start[4:] != MAGIC:
         raise InputError(f"{path}: is not an ExecuTorch program")
-
-
-def _images(traced: Traced, calibration: np.ndarray | None) -> np.ndarray:
-    if calibration is None or len(calibration) == 0:
-        raise InputError("int8 needs images to calibrate on; give some like those it will see")
-    if calibration.shape[1:] != traced.shape[1:]:
-        raise InputError(
-            f"calibration images are {calibration.shape[1:]}, the network takes {traced.shape[1:]}"
-        )
-    return calibration
 
 
 def _convert(traced: Traced, images: np.ndarray | None) -> bytes:

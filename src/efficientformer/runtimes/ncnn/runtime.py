@@ -23,6 +23,7 @@ from efficientformer.runtimes.base import (
     Trace,
     Traced,
     as_float32,
+    export_each,
     missing,
     random_image,
 )
@@ -71,10 +72,7 @@ class Ncnn:
 
     def export_many(self, traced: Sequence[Traced], folder: Path) -> list[Path]:
         """Several modules, each a file of its own."""
-        paths = [folder / f"{index}{self.suffix}" for index in range(len(traced))]
-        for item, path in zip(traced, paths, strict=True):
-            self.export(item, path)
-        return paths
+        return export_each(self, traced, folder)
 
     def load(self, path: Path, settings: Settings) -> NcnnSession:
         """A network on so many threads, none of which spins while it waits."""

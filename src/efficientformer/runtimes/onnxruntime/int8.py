@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from efficientformer.errors import InputError
 from efficientformer.files import write_atomically
+from efficientformer.runtimes.base import calibration_images
 from efficientformer.runtimes.onnx_files import module_of
 from efficientformer.runtimes.silence import quiet_python
 
@@ -43,7 +43,8 @@ def quantise(model: onnx.ModelProto, calibration: np.ndarray, path: Path) -> Non
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    _check(model, calibration)
+    sides = [side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim]
+    calibration_images(calibration, sides[1:])
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder, quiet_python():
         plain, prepared, quantised = (Path(folder) / f"{name}.onnx" for name in ("plain", "prepared", "int8"))
@@ -88,14 +89,6 @@ def _weightless(model: onnx.ModelProto) -> list[str]:
     weights = {one.name for one in model.graph.initializer}
     products = (node for node in model.graph.node if node.op_type == "MatMul")
     return [node.name for node in products if weights.isdisjoint(node.input)]
-
-
-def _check(model: onnx.ModelProto, calibration: np.ndarray) -> None:
-    wanted = [side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim][1:]
-    if not len(calibration):
-        raise InputError("there are no images to calibrate on, which int8 needs")
-    if list(calibration.shape[1:]) != wanted:
-        raise InputError(f"images to calibrate on are {calibration.shape[1:]}, the network takes {wanted}")
 
 
 class _Reader:

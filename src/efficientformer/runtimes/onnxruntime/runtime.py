@@ -22,6 +22,7 @@ from efficientformer.runtimes.base import (
     Trace,
     Traced,
     as_float32,
+    calibration_images,
     last_line,
     missing,
 )
@@ -66,9 +67,7 @@ class OnnxRuntime:
         if precision == "int8":
             from efficientformer.runtimes.onnxruntime.int8 import quantise
 
-            if calibration is None:
-                raise InputError("onnxruntime: int8 needs images to calibrate on; give --images DIR")
-            quantise(model, calibration, path)
+            quantise(model, calibration_images(calibration, traced.shape[1:]), path)
         else:
             write_atomically(path, model.SerializeToString())
 

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from efficientformer.errors import InputError
-from efficientformer.runtimes.base import Settings, Trace, Traced, as_float32, last_line, missing
+from efficientformer.runtimes.base import (
+    Settings,
+    Trace,
+    Traced,
+    as_float32,
+    calibration_images,
+    last_line,
+    missing,
+)
 from efficientformer.runtimes.onnx_files import convert_each, convert_one
 from efficientformer.runtimes.openvino.model import from_onnx, package, quantised
 from efficientformer.runtimes.openvino.profile import mean_ms, operators
@@ -59,7 +67,7 @@ class OpenVino:
             UnsupportedOperatorError: if the converter cannot express the module.
         """
         if precision == "int8":
-            images = _checked(calibration, traced)
+            images = calibration_images(calibration, traced.shape[1:])
             self._save(quantised(from_onnx(convert_one(traced)), images), path, precision)
         else:
             self._save(from_onnx(convert_one(traced)), path, precision)
@@ -128,15 +136,6 @@ class OpenVinoSession:
         self._request.set_input_tensor(0, self._tensor(np.ascontiguousarray(array), shared_memory=True))
         self._request.infer()
         return as_float32(self._request.get_output_tensor(0).data).copy()  # the next run writes there
-
-
-def _checked(calibration: np.ndarray | None, traced: Traced) -> np.ndarray:
-    if calibration is None or not len(calibration):
-        raise InputError("int8 needs images to calibrate on; give some of the training images")
-    if calibration.shape[1:] != traced.shape[1:]:
-        given, taken = calibration.shape[1:], traced.shape[1:]
-        raise InputError(f"images to calibrate on are {given}, the network takes {taken}")
-    return calibration
 
 
 def _compiled(path: Path, settings: Settings, *, profile: bool) -> Any:

@@ -26,6 +26,7 @@ from efficientformer.runtimes.base import (
     Trace,
     Traced,
     UnsupportedOperatorError,
+    export_each,
     last_line,
 )
 from efficientformer.runtimes.pytorch import archive
@@ -52,8 +53,8 @@ class Compiled:
     packages = ("torch",)
     extra = ""
     suffix = ".aoti.pt2"
-    devices = ("cpu",)  # a module is compiled for where its weights are, which is the CPU everywhere here
-    precisions = ("fp32", "bf16")  # fp16 is for devices it is not compiled for here
+    devices = ("cpu",)
+    precisions = ("fp32", "bf16")  # torch's own operators on the CPU have no fp16 worth having
 
     def trouble(self, device: str = "cpu") -> str | None:
         """None if files can be run here on a device; otherwise why not. Export takes a C++ compiler too."""
@@ -66,7 +67,7 @@ class Compiled:
     def export(
         self, traced: Traced, path: Path, precision: str = "fp32", calibration: np.ndarray | None = None
     ) -> None:
-        """Compile a module for the device its weights are on. It takes a minute, and a C++ compiler.
+        """Compile a module for this CPU. It takes a minute, and a C++ compiler.
 
         Raises:
             MissingRuntimeError: if there is no C++ compiler.
@@ -78,8 +79,7 @@ class Compiled:
 
         if trouble := compiler_trouble():
             raise MissingRuntimeError(f"{self.name}: {trouble}")
-        device = programs.device_of(traced.module)
-        program = programs.program(traced, precision, torch.contiguous_format, device)
+        program = programs.program(traced, precision, torch.contiguous_format, "cpu")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".compiling-") as folder:
             facts = {"shape": json.dumps(traced.shape), "precision": precision}
@@ -87,10 +87,7 @@ class Compiled:
 
     def export_many(self, traced: Sequence[Traced], folder: Path) -> list[Path]:
         """Several small modules in float32, each compiled to a file of its own in a folder."""
-        paths = [folder / f"{index}{self.suffix}" for index in range(len(traced))]
-        for item, path in zip(traced, paths, strict=True):
-            self.export(item, path)
-        return paths
+        return export_each(self, traced, folder)
 
     def load(self, path: Path, settings: Settings) -> CompiledSession:
         """The library in a package, ready to run; the number of threads is this whole process's.

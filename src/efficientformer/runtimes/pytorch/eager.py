@@ -19,6 +19,7 @@ from efficientformer.runtimes.base import (
     Trace,
     Traced,
     UnsupportedOperatorError,
+    export_each,
     last_line,
     missing,
 )
@@ -76,10 +77,7 @@ class PyTorch:
 
     def export_many(self, traced: Sequence[Traced], folder: Path) -> list[Path]:
         """Several small modules in float32, each a file of its own in a folder."""
-        paths = [folder / f"{index}{self.suffix}" for index in range(len(traced))]
-        for item, path in zip(traced, paths, strict=True):
-            self.export(item, path)
-        return paths
+        return export_each(self, traced, folder)
 
     def load(self, path: Path, settings: Settings) -> EagerSession:
         """A program on a device; the number of threads is this whole process's.

@@ -76,11 +76,6 @@ def program(
     return exported
 
 
-def device_of(module: nn.Module) -> torch.device:
-    """The device of a module's weights; the CPU if it has none."""
-    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-
-
 def source(node: fx.Node) -> str:
     """The path of the module that a node of a program came from, as it was before `Deployed` wrapped it."""
     stack = node.meta.get("nn_module_stack") or {}

@@ -10,7 +10,15 @@ import numpy as np
 
 from efficientformer.errors import InputError
 from efficientformer.files import write_atomically
-from efficientformer.runtimes.base import Settings, Trace, Traced, as_float32, last_line, missing
+from efficientformer.runtimes.base import (
+    Settings,
+    Trace,
+    Traced,
+    as_float32,
+    calibration_images,
+    last_line,
+    missing,
+)
 from efficientformer.runtimes.silence import quiet_native
 
 _IDENTIFIER = slice(4, 8), b"TFL3"
@@ -47,12 +55,9 @@ class TfLite:
         """
         from efficientformer.runtimes.tflite.files import convert, quantise
 
-        if precision == "int8" and calibration is None:
-            raise InputError("tflite: int8 needs images to calibrate on; give --images DIR")
+        images = calibration_images(calibration, traced.shape[1:]) if precision == "int8" else None
         content = convert(traced)
-        if calibration is not None and precision == "int8":
-            content = quantise(content, calibration)
-        write_atomically(path, content)
+        write_atomically(path, content if images is None else quantise(content, images))
 
     def export_many(self, traced: Sequence[Traced], folder: Path) -> list[Path]:
         """Several modules in one pass of the converter, a file each."""
