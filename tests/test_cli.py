@@ -17,7 +17,7 @@ from efficientformer import InputError
 from efficientformer.cli import COMMANDS, app, main
 from efficientformer.cli.check import ADVICE, state
 from efficientformer.cli.measure import _complain as complain
-from efficientformer.data.batches import Augmentation
+from efficientformer.data.augmentation import Augmentation
 from efficientformer.latency.artefact import ExportMismatchError
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.matrix import Failure, Matrix
@@ -112,7 +112,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(
 def test_too_many_unreadable_images_stop_the_run(
     folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from efficientformer.data.folder import scan
+    from efficientformer.data.sources.folder import scan
     from efficientformer.pipeline import slim
     from efficientformer.pipeline.preflight import Plan
 
@@ -242,7 +242,7 @@ def test_export_writes_files_and_says_what_failed(
     assert main(words) == 2
     printed = capsys.readouterr()
     assert printed.err.splitlines()[-1].startswith(
-        "efficientformer: onnxruntime:cpu:threads=1:precision=int8: onnxruntime: int8 needs images"
+        "efficientformer: onnxruntime:cpu:threads=1:precision=int8: int8 needs images"
     )
     assert {one.name for one in (tmp_path / "files").iterdir()} == {"small.onnx", "small.export.json"}
     document = json.loads((tmp_path / "files" / "small.export.json").read_text())

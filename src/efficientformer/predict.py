@@ -6,25 +6,20 @@ efficientformer predict cat.jpg --model efficientformer_l1 --pretrained efficien
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from efficientformer.data.batches import normalise
-from efficientformer.data.images import as_rgb, square
+from efficientformer.data.decode import read_picture, without_warnings
 from efficientformer.errors import InputError
-from efficientformer.files import read_json
-from efficientformer.model.checkpoint import load_model
+from efficientformer.evaluation.classifier import classifier
 from efficientformer.model.deploy import fold
-from efficientformer.model.network import EfficientFormer, both_sides
-from efficientformer.model.pretrained import create_transform
-from efficientformer.model.zoo import create_model
-from efficientformer.presets import PRESETS
+from efficientformer.model.network import EfficientFormer
 
 IMAGENET = 1000  # a head of so many classes is taken to be ImageNet-1K's
 
@@ -67,7 +62,7 @@ class Predictor:
         classes: their names by index.
     """
 
-    network: torch.nn.Module
+    network: Callable[[Tensor], Tensor]
     prepare: Callable[[Image.Image], Tensor]
     classes: Sequence[str]
 
@@ -94,82 +89,19 @@ def predictor(model: str, pretrained: str | None = None, input_size: int | None 
     """A network by what a person calls it.
 
     Args:
-        model: a finished run's folder, a `.safetensors` file that `save_model` wrote, or a preset.
-        pretrained: a preset's weights: a file of any layout, or `hub` to fetch the published ones.
+        model: a finished run's folder, a `.safetensors` file that `save_model` wrote, a preset, `timm/NAME`,
+            or an exported file.
+        pretrained: a preset's or timm's weights: a file, or `hub` to fetch the published ones.
         input_size: pixels of a side; the network's own by default.
 
     Raises:
         InputError: if there is no such network, or it has no weights.
     """
-    path = Path(model)
-    network = load_network(model, pretrained)
-    if run := _run_of(path):
-        about = read_json(run / "summary.json")
-        if input_size and (input_size, input_size) != network.architecture.input_size:
-            raise InputError(
-                f"{run}: was trained at {about['preprocessing']['crop']} pixels; leave --input-size out"
-            )
-        return Predictor(fold(network), _preparation(about), about["classes"])
-    return _ready(network, input_size)
-
-
-def load_network(model: str, pretrained: str | None = None) -> EfficientFormer:
-    """A network with weights, by what a person calls it; the arguments are `predictor`'s.
-
-    Raises:
-        InputError: if there is no such network, or it has no weights.
-    """
-    path = Path(model)
-    if model.partition(".")[0] in PRESETS and not path.exists():
-        if not pretrained:
-            raise InputError(
-                f"{model} has no weights of its own: give --pretrained FILE, or --pretrained hub to fetch "
-                "the published ones"
-            )
-        return create_model(model, True if pretrained == "hub" else pretrained)
-    if pretrained and path.exists():
-        raise InputError(f"{model} has its own weights; --pretrained is for presets")
-    if path.is_dir():
-        if not _run_of(path):
-            raise InputError(f"{path}: holds no finished run (model.safetensors and summary.json)")
-        return load_model(path / "model.safetensors")
-    if path.is_file():
-        return load_model(path)
-    known = f"a run's folder, a .safetensors file or one of {', '.join(PRESETS)}"
-    raise InputError(f"model {model!r} is not known; give {known}")
-
-
-def run_preparation(model: Path) -> Callable[[Image.Image], Tensor] | None:
-    """How a finished run prepares pictures, given its folder or its weights; None if it is none."""
-    run = _run_of(model)
-    return _preparation(read_json(run / "summary.json")) if run else None
-
-
-def _run_of(model: Path) -> Path | None:
-    """The folder of the finished run that a folder or a file of weights belongs to."""
-    run = model.parent if model.name == "model.safetensors" else model
-    finished = (run / "model.safetensors").is_file() and (run / "summary.json").is_file()
-    return run if finished else None
-
-
-def _preparation(about: Mapping[str, Any]) -> Callable[[Image.Image], Tensor]:
-    resize, crop = about["preprocessing"]["resize"], about["preprocessing"]["crop"]
-    margin = (resize - crop) // 2
-
-    def prepare(picture: Image.Image) -> Tensor:
-        pixels = torch.from_numpy(square(picture, resize).copy())
-        return normalise(pixels[None, margin : margin + crop, margin : margin + crop])[0]
-
-    return prepare
-
-
-def _ready(network: EfficientFormer, input_size: int | None) -> Predictor:
-    if input_size:
-        network.set_input_size(both_sides(input_size))
-    if not network.num_classes or not network.architecture.global_pool:
-        raise InputError("this network gives features, not classes (num_classes 0, or global_pool empty)")
-    names = _class_names(network.num_classes)
-    return Predictor(fold(network), cast(Callable[[Image.Image], Tensor], create_transform(network)), names)
+    found = classifier(model, pretrained=pretrained, input_size=input_size)
+    network: Callable[[Tensor], Tensor] = found.engine
+    if isinstance(found.engine, EfficientFormer):
+        network = fold(found.engine)
+    return Predictor(network, found.protocol.prepare, found.classes or _class_names(found.outputs))
 
 
 def _class_names(count: int) -> list[str]:
@@ -185,11 +117,6 @@ def open_picture(path: Path) -> Image.Image | str:
     """An RGB picture, or why there is none."""
     if path.is_dir():
         return "a folder; name its pictures"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged metadata is no reason to refuse a picture
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return as_rgb(image)
-    except Exception as error:  # decoders raise whatever they like on damaged files
-        return f"{type(error).__name__}: {error}".splitlines()[0]
+    with without_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return read_picture(path)

@@ -17,8 +17,10 @@ from PIL import Image
 
 from efficientformer import InputError
 from efficientformer.data import images as module
-from efficientformer.data.folder import Sample
-from efficientformer.data.images import Images, decode, refuse_unreadable, square
+from efficientformer.data.decode import square
+from efficientformer.data.images import Images, decode, refuse_unreadable
+from efficientformer.data.sources.base import Source
+from efficientformer.data.sources.folder import Sample
 from efficientformer.progress import Progress
 from tests.conftest import MakeImages
 
@@ -279,9 +281,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = module._read
 
-    def counting(path: Path, side: int) -> np.ndarray | str:
-        names.append(path.name)
-        return real(path, side)
+    def counting(source: Source, index: int, side: int) -> np.ndarray | str:
+        names.append(Path(source.name(index)).name)
+        return real(source, index, side)
 
     monkeypatch.setattr(module, "_read", counting)
     return names
@@ -359,10 +361,10 @@ def test_a_decoding_that_was_stopped_begins_anew(
     decode(samples, SIDE, tmp_path / "cache")
     other = samples[::-1]
 
-    def stop(path: Path, side: int) -> np.ndarray | str:
-        if path == other[4][0]:
+    def stop(source: Source, index: int, side: int) -> np.ndarray | str:
+        if source.name(index) == str(other[4][0]):
             raise KeyboardInterrupt
-        return real(path, side)
+        return real(source, index, side)
 
     real = module._read
     with monkeypatch.context() as patched:
@@ -403,9 +405,11 @@ def test_decoding_leaves_the_filters_of_warnings_alone(
     tmp_path: Path, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second_is_in = threading.Event()
+    samples = listed(make_images({"cat": 2}))
+    first = Image.open(samples[0][0])
 
     def slowly(image: Image.Image, side: int) -> np.ndarray:
-        if image.filename.endswith("00.png"):
+        if np.array_equal(image, first):
             second_is_in.wait(5)
         else:
             second_is_in.set()
@@ -415,5 +419,5 @@ def test_decoding_leaves_the_filters_of_warnings_alone(
     monkeypatch.setattr(module, "square", slowly)
     with warnings.catch_warnings():
         before = list(warnings.filters)
-        decode(listed(make_images({"cat": 2})), SIDE, tmp_path / "cache")
+        decode(samples, SIDE, tmp_path / "cache")
         assert list(warnings.filters) == before

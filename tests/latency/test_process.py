@@ -81,6 +81,15 @@ def test_a_crash_names_file_runtime_and_signal(tmp_path: Path) -> None:
             process.time(5)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_outlives_what_asks_its_whole_group_to_stop(tmp_path: Path, number: int) -> None:
+    process = Process(relu_file(tmp_path / "a.onnx", [1, 8]), TARGET)
+    os.kill(process.pid, number)
+    assert process.run(np.ones((1, 8), np.float32)).sum() == 8
+    process.close()
+    assert process._process.returncode == 0
+
+
 def test_all_processes_are_ended_at_the_end(tmp_path: Path) -> None:
     files = {"a": relu_file(tmp_path / "a.onnx", [1, 8]), "none": tmp_path / "none.onnx"}
     with pytest.raises(InputError, match=r"none\.onnx"), processes(files, TARGET):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientformer.architecture import Architecture
-from efficientformer.data.batches import Augmentation
+from efficientformer.data.augmentation import Augmentation
 from efficientformer.latency import table
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.machine import fingerprint

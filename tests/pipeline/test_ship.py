@@ -107,7 +107,7 @@ def test_a_timm_model_is_shipped_as_it_is_deployed() -> None:
         ("timm/nothing-of-this-kind", None, "timm has no model"),
         ("run", "x.pth", "run has its own weights; --pretrained is for presets"),
         ("run/architecture.json", "x.pth", "--pretrained is for presets"),
-        ("timm/test_vit2", "hub", "--pretrained is for presets"),
+        ("timm/test_vit2", "none.pth", r"none\.pth: no such file"),
         ("efficientformer_l1", "none.pth", r"none\.pth: no such file"),
     ],
 )

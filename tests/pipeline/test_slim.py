@@ -14,9 +14,9 @@ import torch
 
 from efficientformer import PRESETS, Architecture, InputError, load_model
 from efficientformer.data.batches import evaluation_batches
-from efficientformer.data.folder import scan
 from efficientformer.data.images import decode
-from efficientformer.pipeline.job import RunFolder
+from efficientformer.data.sources.folder import scan
+from efficientformer.pipeline.folder import RunFolder
 from efficientformer.pipeline.slim import BudgetMissedError, slim
 from efficientformer.progress import Progress
 from efficientformer.search.journal import Journal, replay, step_of
@@ -142,7 +142,7 @@ def test_two_processes_cannot_work_in_one_folder(tmp_path: Path, photos: Path) -
     program = f"""
 import sys, time
 from pathlib import Path
-from efficientformer.pipeline.job import RunFolder
+from efficientformer.pipeline.folder import RunFolder
 with RunFolder(Path({str(tmp_path / "run")!r})).locked():
     print("held", flush=True)
     time.sleep(60)

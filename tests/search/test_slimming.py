@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from efficientformer import InputError
 from efficientformer.architecture import Architecture
+from efficientformer.evaluation.score import Score
 from efficientformer.search.importance import Importance
 from efficientformer.search.journal import Journal, replay
 from efficientformer.search.slimming import slim
 from efficientformer.search.space import SearchSpace, supernet_space
-from efficientformer.training.evaluate import Score
 
 SPACE = supernet_space("xs", input_size=64, num_classes=10)
 IMPORTANCE = Importance(((3.0, 1.0), (2.0, 4.0), (1.5, 6.0, 2.5, 5.0), (7.0, 0.5, 8.0)))

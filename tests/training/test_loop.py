@@ -13,17 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from efficientformer import EfficientFormer, InputError
-from efficientformer.data.batches import Augmentation
+from efficientformer.data.augmentation import Augmentation
 from efficientformer.data.images import Images
+from efficientformer.evaluation.score import evaluate
 from efficientformer.progress import Progress
-from efficientformer.training import loop
-from efficientformer.training.evaluate import evaluate
-from efficientformer.training.loop import train
+from efficientformer.training import checkpoint, learner, loop
+from efficientformer.training.batches import held_batches
+from efficientformer.training.learner import Learner, Part
 from efficientformer.training.recipe import Recipe
 from tests.strategies import randomised, tiny
 
 SIDE = 32
-RECIPE = Recipe(epochs=2, batch_size=4, learning_rate=1e-2)  # of 12 images: 6 steps
+RECIPE = Recipe(
+    epochs=2, input_size=SIDE, batch_size=4, learning_rate=1e-2, warmup_epochs=0.2
+)  # of 12 images: 6 steps
 
 
 def coloured(count: int = 12, classes: int = 3, seed: int = 0) -> Images:
@@ -49,6 +52,16 @@ def same(first: nn.Module, second: nn.Module) -> bool:
     return all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
+def train(
+    model: nn.Module, images: Images, recipe: Recipe, state: Path, title: str = "t", **options: Any
+) -> Learner:
+    """The loop, on images that are held in memory."""
+    classes = options.pop("classes", 3)
+    return loop.train(
+        model, held_batches(images, recipe), recipe, state, classes=classes, title=title, **options
+    )
+
+
 class StopError(Exception):
     """Stands for a kill."""
 
@@ -67,6 +80,7 @@ def stop_at(step: int) -> Callable[[int, float], None]:
 @pytest.fixture
 def saving_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_S", 0)
+    monkeypatch.setattr(checkpoint, "SAVING_SHARE", math.inf)
 
 
 @pytest.mark.usefixtures("saving_each_step")
@@ -77,20 +91,12 @@ def test_a_stopped_training_resumes_bit_for_bit(
 ) -> None:
     recipe, images = dataclasses.replace(RECIPE, precision=precision), coloured()
     whole, parted = fresh(), fresh()
-    train(whole, images, recipe, SIDE, tmp_path / "whole.safetensors", title="t")
+    train(whole, images, recipe, tmp_path / "whole.safetensors", title="t")
     for step in stops:
         with pytest.raises(StopError):
-            train(
-                parted,
-                images,
-                recipe,
-                SIDE,
-                tmp_path / "parted.safetensors",
-                title="t",
-                prepare=stop_at(step),
-            )
+            train(parted, images, recipe, tmp_path / "parted.safetensors", prepare=stop_at(step))
         parted = fresh()  # a new process knows the file alone
-    train(parted, images, recipe, SIDE, tmp_path / "parted.safetensors", title="t")
+    train(parted, images, recipe, tmp_path / "parted.safetensors", title="t")
     assert same(parted, whole)
     assert not same(whole, fresh())
 
@@ -105,19 +111,18 @@ def test_only_the_steps_that_are_left_are_made(tmp_path: Path) -> None:
             raise StopError
 
     with pytest.raises(StopError):
-        train(fresh(), coloured(), RECIPE, SIDE, tmp_path / "state.safetensors", title="t", prepare=prepare)
-    train(fresh(), coloured(), RECIPE, SIDE, tmp_path / "state.safetensors", title="t", prepare=prepare)
+        train(fresh(), coloured(), RECIPE, tmp_path / "state.safetensors", title="t", prepare=prepare)
+    train(fresh(), coloured(), RECIPE, tmp_path / "state.safetensors", title="t", prepare=prepare)
     assert steps == [(step, step / 6) for step in (0, 1, 2, 3, 3, 4, 5)]
 
 
 def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
     first, again, steps = fresh(), fresh(), []
-    train(first, coloured(), RECIPE, SIDE, tmp_path / "state.safetensors", title="t")
+    train(first, coloured(), RECIPE, tmp_path / "state.safetensors", title="t")
     train(
         again,
         coloured(),
         RECIPE,
-        SIDE,
         tmp_path / "state.safetensors",
         title="t",
         prepare=lambda *_: steps.append(1),
@@ -129,12 +134,12 @@ def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
 
 def test_a_stop_before_the_first_checkpoint_costs_that_much_only(tmp_path: Path) -> None:
     whole, parted = fresh(), fresh()
-    train(whole, coloured(), RECIPE, SIDE, tmp_path / "whole.safetensors", title="t")
+    train(whole, coloured(), RECIPE, tmp_path / "whole.safetensors", title="t")
     with pytest.raises(StopError):
-        train(parted, coloured(), RECIPE, SIDE, tmp_path / "state.safetensors", title="t", prepare=stop_at(3))
+        train(parted, coloured(), RECIPE, tmp_path / "state.safetensors", title="t", prepare=stop_at(3))
     assert not (tmp_path / "state.safetensors").exists()
     parted = fresh()
-    train(parted, coloured(), RECIPE, SIDE, tmp_path / "state.safetensors", title="t")
+    train(parted, coloured(), RECIPE, tmp_path / "state.safetensors", title="t")
     assert same(parted, whole)
 
 
@@ -153,7 +158,7 @@ def test_a_stop_before_the_first_checkpoint_costs_that_much_only(tmp_path: Path)
 def test_a_training_with_other_settings_is_refused(
     title: str, change: dict[str, Any], images: Images, tmp_path: Path
 ) -> None:
-    train(fresh(), coloured(), RECIPE, SIDE, tmp_path / "state.safetensors", title="t")
+    train(fresh(), coloured(), RECIPE, tmp_path / "state.safetensors", title="t")
     with pytest.raises(
         InputError, match=r"state\.safetensors: belongs to a training with other settings"
     ) as caught:
@@ -161,7 +166,6 @@ def test_a_training_with_other_settings_is_refused(
             fresh(),
             images,
             dataclasses.replace(RECIPE, **change),
-            SIDE,
             tmp_path / "state.safetensors",
             title=title,
         )
@@ -172,7 +176,7 @@ def test_a_seed_gives_the_same_weights_again(tmp_path: Path) -> None:
     runs = [fresh() for _ in range(3)]
     for index, (network, seed) in enumerate(zip(runs, (5, 5, 6), strict=True)):
         recipe = dataclasses.replace(RECIPE, seed=seed)
-        train(network, coloured(), recipe, SIDE, tmp_path / f"{index}.safetensors", title="t")
+        train(network, coloured(), recipe, tmp_path / f"{index}.safetensors", title="t")
     assert same(runs[0], runs[1])
     assert not same(runs[0], runs[2])
 
@@ -184,8 +188,8 @@ def test_a_seed_gives_the_same_weights_again(tmp_path: Path) -> None:
 def test_it_learns(precision: Any, distilled: bool, tmp_path: Path) -> None:
     network, unseen = EfficientFormer(tiny(distilled=distilled), layer_scale_init=0.5), coloured(60, seed=1)
     before = evaluate(network, unseen, SIDE)
-    recipe = Recipe(epochs=10, batch_size=12, learning_rate=5e-3, precision=precision)
-    train(network, coloured(48), recipe, SIDE, tmp_path / "state.safetensors", title="t")
+    recipe = Recipe(epochs=10, input_size=SIDE, batch_size=12, learning_rate=5e-3, precision=precision)
+    train(network, coloured(48), recipe, tmp_path / "state.safetensors", title="t")
     after = evaluate(network, unseen, SIDE)
     assert after.loss < 0.7 * before.loss
     assert after.top1 > 0.9 > before.top1
@@ -214,7 +218,7 @@ def probed(tmp_path: Path, *, searched: bool, **options: Any) -> Probe:
     probe = Probe()
     recipe = dataclasses.replace(RECIPE, **options)
     parameters = (probe.alpha,) if searched else ()
-    train(probe, coloured(), recipe, SIDE, tmp_path / "state.safetensors", title="t", searched=parameters)
+    train(probe, coloured(), recipe, tmp_path / "state.safetensors", title="t", searched=parameters)
     return probe
 
 
@@ -246,7 +250,7 @@ def test_searched_parameters_learn_so_many_times_as_fast(factor: float, tmp_path
     model = TwoRates()
     images = Images(coloured().pixels, torch.zeros(12, dtype=torch.int64), ())
     recipe = dataclasses.replace(RECIPE, clip=0.0, searched_factor=factor)
-    train(model, images, recipe, SIDE, tmp_path / "state.safetensors", title="t", searched=(model.searched,))
+    train(model, images, recipe, tmp_path / "state.safetensors", title="t", searched=(model.searched,))
     assert torch.allclose(model.searched, factor * model.usual, rtol=1e-3)  # Adam: gradients' signs alone
     assert model.usual[0] > 0
 
@@ -256,11 +260,11 @@ def test_gradients_are_clipped_but_not_of_what_is_searched(
     clip: float, clipped: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, given = TwoRates(), []
-    monkeypatch.setattr(loop, "adaptive_clip_grad", lambda parameters, factor: given.append(list(parameters)))
-    recipe = dataclasses.replace(RECIPE, clip=clip)
-    train(
-        model, coloured(), recipe, SIDE, tmp_path / "state.safetensors", title="t", searched=(model.searched,)
+    monkeypatch.setattr(
+        learner, "adaptive_clip_grad", lambda parameters, factor: given.append(list(parameters))
     )
+    recipe = dataclasses.replace(RECIPE, clip=clip)
+    train(model, coloured(), recipe, tmp_path / "state.safetensors", title="t", searched=(model.searched,))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert [[names[id(one)] for one in parameters] for parameters in given] == [clipped] * (
         6 if clipped else 0
@@ -277,34 +281,34 @@ def test_precision(precision: Any, expected: torch.dtype, tmp_path: Path) -> Non
 def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The learning rate of each step."""
     seen: list[float] = []
-    real = loop._step
+    real = Learner.step
 
-    def watched(model: nn.Module, optimizer: torch.optim.Optimizer, *rest: Any) -> float:
-        seen.append(optimizer.param_groups[0]["lr"])
-        return real(model, optimizer, *rest)
+    def watched(self: Learner, part: Part, step: int) -> Tensor:
+        seen.append(self.optimizer.param_groups[0]["lr"])
+        return real(self, part, step)
 
-    monkeypatch.setattr(loop, "_step", watched)
+    monkeypatch.setattr(Learner, "step", watched)
     return seen
 
 
 def test_the_rate_falls_by_a_cosine_to_nothing(rates: list[float], tmp_path: Path) -> None:
-    recipe = dataclasses.replace(RECIPE, warmup=0.0)
-    train(fresh(), coloured(), recipe, SIDE, tmp_path / "state.safetensors", title="t")
+    recipe = dataclasses.replace(RECIPE, warmup_epochs=0)
+    train(fresh(), coloured(), recipe, tmp_path / "state.safetensors", title="t")
     expected = [RECIPE.learning_rate * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]
     assert rates == pytest.approx(expected)
 
 
 def test_the_rate_rises_evenly_from_nothing(rates: list[float], tmp_path: Path) -> None:
-    recipe = dataclasses.replace(RECIPE, epochs=10, warmup=0.5)  # 15 of 30 steps
-    train(fresh(), coloured(), recipe, SIDE, tmp_path / "state.safetensors", title="t")
+    recipe = dataclasses.replace(RECIPE, epochs=10, warmup_epochs=5)  # 15 of 30 steps
+    train(fresh(), coloured(), recipe, tmp_path / "state.safetensors", title="t")
     assert rates[:15] == pytest.approx([RECIPE.learning_rate * step / 15 for step in range(15)])
     assert rates[15:] == sorted(rates[15:], reverse=True)
     assert 0 < rates[-1] < 0.02 * RECIPE.learning_rate
 
 
 def test_the_rate_reaches_its_peak_after_the_warm_up(rates: list[float], tmp_path: Path) -> None:
-    recipe = dataclasses.replace(RECIPE, warmup=0.5)
-    train(fresh(), coloured(), recipe, SIDE, tmp_path / "state.safetensors", title="t")
+    recipe = dataclasses.replace(RECIPE, warmup_epochs=1)
+    train(fresh(), coloured(), recipe, tmp_path / "state.safetensors", title="t")
     assert rates[3] == max(rates) == pytest.approx(RECIPE.learning_rate)
 
 
@@ -319,25 +323,25 @@ def test_the_loss_is_the_mean_over_the_heads(tmp_path: Path, capsys: pytest.Capt
 
     images = coloured(2, classes=2)
     expected = torch.tensor([[0.0, 2], [1.0, 0]]).log_softmax(1).mean().neg()  # one image of each class
-    recipe = Recipe(epochs=1, batch_size=2, label_smoothing=0.0)
-    train(Pair(), images, recipe, SIDE, tmp_path / "s.safetensors", title="pair", progress=Progress())
+    recipe = Recipe(epochs=1, input_size=SIDE, batch_size=2, label_smoothing=0.0)
+    train(Pair(), images, recipe, tmp_path / "s.safetensors", title="pair", classes=2, progress=Progress())
     assert f"pair · loss {expected:.3f} · 1/1" in capsys.readouterr().err
 
 
 def test_training_leaves_its_images_and_the_generator_alone(tmp_path: Path) -> None:
     images, network = coloured(), fresh()
     before, state = copy.deepcopy(images), torch.get_rng_state()
-    train(network, images, RECIPE, SIDE, tmp_path / "state.safetensors", title="t")
+    train(network, images, RECIPE, tmp_path / "state.safetensors", title="t")
     assert torch.equal(images.pixels, before.pixels)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
-    recipe = dataclasses.replace(RECIPE, learning_rate=1e30, warmup=0.0, epochs=5)
+    recipe = dataclasses.replace(RECIPE, learning_rate=1e30, warmup_epochs=0, epochs=5)
     with pytest.raises(
         InputError, match=r"t: the loss is (nan|inf) at step \d+; lower --learning-rate 1e\+30"
     ):
-        train(fresh(), coloured(), recipe, SIDE, tmp_path / "state.safetensors", title="t")
+        train(fresh(), coloured(), recipe, tmp_path / "state.safetensors", title="t")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -351,7 +355,7 @@ def test_a_request_to_stop_saves_the_step_that_was_under_way(number: int, tmp_pa
     state, made = tmp_path / "state.safetensors", []
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
-        train(fresh(), coloured(), RECIPE, SIDE, state, title="t", prepare=ask)
+        train(fresh(), coloured(), RECIPE, state, title="t", prepare=ask)
     assert signal.getsignal(number) is before
-    train(fresh(), coloured(), RECIPE, SIDE, state, title="t", prepare=lambda step, _: made.append(step))
+    train(fresh(), coloured(), RECIPE, state, title="t", prepare=lambda step, _: made.append(step))
     assert made[0] == 3

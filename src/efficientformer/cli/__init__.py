@@ -17,6 +17,9 @@ COMMANDS = {
     "check": "What this machine can do: processor, runtimes, versions, and how noisy its clock is.",
     "models": "The networks known by name: parameters, MACs, activation memory, published accuracy.",
     "predict": "What is in these pictures: the most probable classes of each.",
+    "train": "One network learns by a recipe: ours, a peer, or one that is trained already.",
+    "recipes": "The named recipes: what for, from where, and what they reach.",
+    "evaluate": "How accurate networks are on the same pictures, and what each changes against the first.",
     "measure": "Latency receipts side by side, interleaved; several targets make a portability matrix.",
     "profile": "Where a network's time goes, by operator and by block.",
     "study": "Why vision transformers are slow here: the paper's observations tried on this device.",
@@ -35,7 +38,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 for _name, _help in COMMANDS.items():
-    _file = "slim" if _name == "demo" else _name
+    _file = {"demo": "slim", "recipes": "train"}.get(_name, _name)
     app.command(f"{__name__}.{_file}:{_name}", help=_help)
 
 
@@ -50,9 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     except PromiseError as error:
         print(f"efficientformer: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("efficientformer: stopped; a run of slim or demo goes on from here", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print("efficientformer: stopped; the same command goes on from here", file=sys.stderr)
+        return 0 if getattr(stop, "terminated", False) else 130  # SIGTERM, with everything saved
     return 0
 
 

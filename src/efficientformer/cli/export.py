@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from efficientformer.cli.options import Json, print_json
 from efficientformer.errors import InputError, PromiseError
+from efficientformer.evaluation.preparation import of_run
 from efficientformer.files import write_json
 from efficientformer.latency.target import Target
+from efficientformer.named import run_of
 from efficientformer.pipeline.ship import FORMAT, Model, Shipped, model_to_ship, ship
 from efficientformer.progress import Progress
 from efficientformer.terminal.latency import shipped_table
@@ -40,7 +43,10 @@ def export(
     progress = Progress()
     found = model_to_ship(model, pretrained, input_size)
     shipped = ship(found, targets, out, images, progress)
-    document = {"format": FORMAT, "model": model, "files": [one.to_json() for one in shipped]}
+    document: dict[str, Any] = {"format": FORMAT, "model": model, "files": [one.to_json() for one in shipped]}
+    if run := run_of(Path(model)):  # what a file's users need when the run is no longer at hand
+        protocol, classes, _ = of_run(run)
+        document |= {"preprocessing": protocol.to_json(), "classes": list(classes)}
     write_json(out / f"{found.name}.export.json", document)
     if as_json:
         print_json(document)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from efficientformer.cli.options import DEFAULT_TARGET, Json, TargetText, print_json
-from efficientformer.data.batches import Augmentation
+from efficientformer.data.augmentation import Augmentation
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.target import Target
 from efficientformer.pipeline.demo import demo_job, write_digits

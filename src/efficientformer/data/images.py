@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from efficientformer.data.folder import Sample
+from efficientformer.data.decode import read_from, square, without_warnings
+from efficientformer.data.sources.base import Source
+from efficientformer.data.sources.folder import Folder, Sample
+from efficientformer.data.sources.picked import stamp
 from efficientformer.errors import InputError
 from efficientformer.files import read_json, write_json
 from efficientformer.progress import Progress
@@ -52,26 +53,27 @@ class Images:
 
 
 def decode(
-    samples: Sequence[Sample],
+    pictures: Sequence[Sample] | Source,
     side: int,
     cache: Path,
     progress: Progress | None = None,
 ) -> Images:
-    """Decode files to squares: orientation applied, RGB, short side to `side` (bicubic), centre crop.
+    """Decode pictures to squares: orientation applied, RGB, short side to `side` (bicubic), centre crop.
 
     Args:
-        samples: the files with their classes.
+        pictures: the files with their classes, or any source.
         side: pixels of the squares.
-        cache: path of the array; used again if it was made from the same files.
+        cache: path of the array; used again if it was made from the same pictures.
         progress: told how far it is.
 
     Raises:
         InputError: if none is readable.
     """
-    key = _key(samples, side)
+    source = Folder(pictures) if isinstance(pictures, Sequence) else pictures
+    key = hashlib.sha256(json.dumps([side, stamp(source)]).encode()).hexdigest()
     about = cache.with_suffix(".json")
     if not (cache.exists() and about.exists() and read_json(about)["key"] == key):
-        _decode_to(samples, side, cache, about, key, progress or Progress(None))
+        _decode_to(source, side, cache, about, key, progress or Progress(None))
     document = read_json(about)
     pixels = np.memmap(cache, np.uint8, mode="c", shape=(len(document["labels"]), side, side, 3))
     return Images(torch.from_numpy(pixels), torch.tensor(document["labels"]), tuple(document["unreadable"]))
@@ -90,68 +92,32 @@ def refuse_unreadable(parts: Sequence[Images], limit: float) -> None:
         raise InputError(f"{share}, more than --max-unreadable {limit:.0%}; the first: {unreadable[0]}")
 
 
-def _decode_to(
-    samples: Sequence[Sample], side: int, cache: Path, about: Path, key: str, progress: Progress
-) -> None:
+def _decode_to(source: Source, side: int, cache: Path, about: Path, key: str, progress: Progress) -> None:
     cache.parent.mkdir(parents=True, exist_ok=True)
     about.unlink(missing_ok=True)  # an array without its description is not used
     labels, unreadable = [], []
-    with cache.open("wb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # damaged metadata is no reason to leave a picture out
-        for done, (path, label), pixels in _decoded(samples, side):
+    with cache.open("wb") as file, without_warnings():
+        for index, pixels in _decoded(source, side):
             if isinstance(pixels, str):
-                unreadable.append(f"{path}: {pixels}")
-                progress.line(f"   unreadable, left out: {path}: {pixels}")
+                unreadable.append(f"{source.name(index)}: {pixels}")
+                progress.line(f"   unreadable, left out: {unreadable[-1]}")
             else:
                 file.write(pixels.tobytes())
-                labels.append(label)
-            progress.update(done, len(samples), f"decoding to {side}×{side}")
+                labels.append(source.labels[index])
+            progress.update(index + 1, len(source), f"decoding to {side}×{side}")
     if not labels:
-        raise InputError(f"none of {len(samples)} images is readable; the first: {unreadable[0]}")
+        raise InputError(f"none of {len(source)} images is readable; the first: {unreadable[0]}")
     write_json(about, {"key": key, "labels": labels, "unreadable": unreadable})
 
 
-def _decoded(samples: Sequence[Sample], side: int) -> Iterator[tuple[int, Sample, np.ndarray | str]]:
+def _decoded(source: Source, side: int) -> Iterator[tuple[int, np.ndarray | str]]:
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(samples), _CHUNK):
-            chunk = samples[start : start + _CHUNK]
-            decoded = pool.map(lambda sample: _read(sample[0], side), chunk)
-            for offset, (sample, pixels) in enumerate(zip(chunk, decoded, strict=True)):
-                yield start + offset + 1, sample, pixels
+        for start in range(0, len(source), _CHUNK):
+            chunk = range(start, min(start + _CHUNK, len(source)))
+            yield from zip(chunk, pool.map(lambda index: _read(source, index, side), chunk), strict=True)
 
 
-def _read(path: Path, side: int) -> np.ndarray | str:
+def _read(source: Source, index: int, side: int) -> np.ndarray | str:
     """A square of pixels, or why there is none."""
-    try:
-        with Image.open(path) as image:
-            return square(image, side)
-    except Exception as error:  # decoders raise whatever they like on damaged files
-        return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def square(image: Image.Image, side: int) -> np.ndarray:
-    """An image as uint8 (side, side, 3): orientation applied, RGB, short side to `side`, centre crop."""
-    return np.asarray(ImageOps.fit(as_rgb(image), (side, side), Image.Resampling.BICUBIC))
-
-
-def as_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB, its orientation applied."""
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16") or upright.mode == "I":  # 16 bits, which `convert` would clip at 255
-        upright = Image.fromarray((np.asarray(upright).clip(0, 65_535) // 257).astype(np.uint8))
-    if upright.mode in ("P", "LA", "PA") or "transparency" in upright.info:
-        upright = upright.convert("RGBA")
-    return upright.convert("RGB")
-
-
-def _key(samples: Sequence[Sample], side: int) -> str:
-    facts = [(str(path), label, *_stamp(path)) for path, label in samples]
-    return hashlib.sha256(json.dumps([side, facts]).encode()).hexdigest()
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError:  # a link to nowhere: reading it will say so
-        return (-1, -1)
-    return (status.st_size, status.st_mtime_ns)
+    picture = read_from(source, index)
+    return picture if isinstance(picture, str) else square(picture, side)

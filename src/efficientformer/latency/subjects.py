@@ -204,9 +204,16 @@ def deployed_peer(name: str, input_size: int | None = None) -> nn.Module:
 
 
 def peer(
-    name: str, *, num_classes: int | None = None, input_size: int | None = None
+    name: str, *, num_classes: int | None = None, input_size: int | None = None, seed: int = 0, **options: Any
 ) -> tuple[nn.Module, Image]:
-    """A timm model with random weights, and the image it takes.
+    """A timm model, with random weights unless asked otherwise, and the image it takes.
+
+    Args:
+        name: `timm/NAME`.
+        num_classes: outputs; its own number by default.
+        input_size: pixels of a side; its own by default.
+        seed: of the random weights.
+        options: of `timm.create_model`, such as `drop_path_rate`.
 
     Raises:
         InputError: if timm has no model of that name, or not at that size.
@@ -217,14 +224,15 @@ def peer(
     if short not in timm.list_models():
         near = ", ".join(timm.list_models(f"*{short[:8]}*")[:3])
         raise InputError(f"timm has no model {short!r}" + (f"; near: {near}" if near else ""))
-    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if num_classes is not None:
+        options["num_classes"] = num_classes
     config = timm.get_pretrained_cfg(short)
     own = config.input_size if config else (3, 224, 224)
     if input_size and config and config.fixed_input_size and input_size != own[1]:
         options["img_size"] = input_size
     try:
         with torch.random.fork_rng():
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             model = timm.create_model(short, **options).eval()
     except (TypeError, AssertionError, ValueError) as error:
         raise InputError(f"{name}: timm cannot build it at {input_size} pixels ({error})") from None

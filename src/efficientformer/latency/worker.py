@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -136,7 +137,13 @@ def serve(requests: TextIO, replies: TextIO) -> None:
 
 
 def main() -> None:
-    """Keep standard output for replies alone: what runtimes print goes to standard error."""
+    """Keep standard output for replies alone: what runtimes print goes to standard error.
+
+    Ctrl-C and SIGTERM often reach a whole group of processes. A training then finishes its step, for which it
+    needs its teacher: a worker goes on until its standard input is closed.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     serve(sys.stdin, replies)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from efficientformer.data.batches import Augmentation
+from efficientformer.data.augmentation import Augmentation
 from efficientformer.errors import InputError
 from efficientformer.files import write_atomically
 from efficientformer.latency.budget import Budget

@@ -9,17 +9,20 @@ import torch
 
 from efficientformer.architecture import Architecture
 from efficientformer.data.batches import cached_side
-from efficientformer.data.folder import Split
 from efficientformer.data.images import Images, decode, refuse_unreadable
+from efficientformer.data.sources.folder import Split
+from efficientformer.evaluation.score import Score, evaluate
 from efficientformer.model.network import EfficientFormer
 from efficientformer.model.weights import read_tensors, save_tensors
-from efficientformer.pipeline.job import Job, RunFolder
+from efficientformer.pipeline.folder import RunFolder
+from efficientformer.pipeline.job import Job
 from efficientformer.progress import Progress
 from efficientformer.search.importance import Importance, channel_scores
 from efficientformer.search.inherit import Ranking, inherit
 from efficientformer.search.space import SearchSpace
 from efficientformer.search.supernet import Supernet
-from efficientformer.training.evaluate import Score, evaluate, reestimate_batch_norm
+from efficientformer.training.batch_norm import reestimate_batch_norm
+from efficientformer.training.batches import held_batches
 from efficientformer.training.loop import train
 from efficientformer.training.recipe import Recipe
 
@@ -55,9 +58,11 @@ def read_images(job: Job, split: Split, folder: RunFolder, progress: Progress) -
 
 
 def recipe(job: Job, epochs: int) -> Recipe:
-    """The job's recipe with a number of epochs."""
+    """The job's recipe with a number of epochs, a tenth of them to warm up."""
     return Recipe(
         epochs,
+        input_size=job.input_size,
+        warmup_epochs=0.1 * epochs,
         batch_size=job.batch_size,
         learning_rate=job.learning_rate,
         augmentation=job.augmentation,
@@ -77,12 +82,13 @@ def learn_supernet(
     if path.exists():
         supernet.load_state_dict(read_tensors(path))
         return supernet.eval()
+    how = recipe(job, job.supernet_epochs)
     train(
         supernet,
-        images,
-        recipe(job, job.supernet_epochs),
-        job.input_size,
+        held_batches(images, how),
+        how,
         folder.work("supernet-training.safetensors"),
+        classes=space.largest.num_classes,
         title="supernet",
         prepare=lambda step, share: supernet.draw(step, share, job.temperature, job.seed),
         searched=tuple(supernet.alphas),
@@ -138,13 +144,13 @@ def learn_network(
     job: Job, judge: Judge, architecture: Architecture, folder: RunFolder, progress: Progress
 ) -> EfficientFormer:
     """Train a network of the space, from the supernet's weights."""
-    network = judge.inherited(architecture)
+    network, how = judge.inherited(architecture), recipe(job, job.epochs)
     train(
         network,
-        judge.images.train,
-        recipe(job, job.epochs),
-        job.input_size,
+        held_batches(judge.images.train, how),
+        how,
         folder.training_state(architecture),
+        classes=architecture.num_classes,
         title="network",
         progress=progress,
     )

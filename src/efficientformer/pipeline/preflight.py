@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientformer.architecture import Architecture
-from efficientformer.data.folder import Split
+from efficientformer.data.sources.folder import Split
 from efficientformer.errors import InputError
 from efficientformer.files import read_json
 from efficientformer.latency.bench import time_entries
@@ -17,7 +17,8 @@ from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.table import Fit, LatencyTable
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import untrained
-from efficientformer.pipeline.job import AIM, Job, RunFolder
+from efficientformer.pipeline.folder import RunFolder
+from efficientformer.pipeline.job import AIM, Job
 from efficientformer.progress import Progress
 from efficientformer.search.space import SUPERNETS, SearchSpace, supernet_space
 

@@ -11,8 +11,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from efficientformer.architecture import Architecture
 from efficientformer.data.batches import cached_side, evaluation_batches
-from efficientformer.data.folder import Split
 from efficientformer.data.images import Images
+from efficientformer.data.sources.folder import Split
+from efficientformer.evaluation.score import evaluate
 from efficientformer.latency.artefact import Artefact, export
 from efficientformer.latency.bench import time_entries
 from efficientformer.latency.measurement import Measurement
@@ -21,11 +22,11 @@ from efficientformer.latency.table import LatencyTable, Prediction
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import untrained
 from efficientformer.model.network import EfficientFormer
-from efficientformer.pipeline.job import TOLERANCE, Job, RunFolder
+from efficientformer.pipeline.folder import RunFolder
+from efficientformer.pipeline.job import TOLERANCE, Job
 from efficientformer.pipeline.learn import Judge
 from efficientformer.pipeline.preflight import Plan
 from efficientformer.runtimes import RUNTIMES
-from efficientformer.training.evaluate import evaluate
 
 PEER = "timm/mobilenetv2_100"
 CHECKED_IMAGES = 64

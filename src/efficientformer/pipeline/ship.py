@@ -11,15 +11,17 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from efficientformer.data.folder import is_image
+from efficientformer.data.sources.folder import is_image
 from efficientformer.errors import InputError, PromiseError
+from efficientformer.evaluation.classifier import Classifier, classifier
+from efficientformer.evaluation.preparation import of_run
 from efficientformer.latency.artefact import Artefact, export, random_images
 from efficientformer.latency.measure import measure_files
 from efficientformer.latency.measurement import Measurement
@@ -27,7 +29,8 @@ from efficientformer.latency.subjects import TIMM, deployed_peer, peer, read_arc
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import untrained
 from efficientformer.model.pretrained import create_transform
-from efficientformer.predict import load_network, open_picture, run_preparation
+from efficientformer.named import load_network, run_of
+from efficientformer.predict import open_picture
 from efficientformer.presets import PRESETS
 from efficientformer.progress import Progress
 from efficientformer.runtimes import RUNTIMES
@@ -186,8 +189,10 @@ def model_to_ship(name: str, pretrained: str | None = None, input_size: int | No
     """
     path = Path(name)
     short = path.name.removesuffix(".json").removesuffix(".safetensors") or "network"
-    if pretrained and (name.startswith(TIMM) or path.suffix == ".json"):
-        raise InputError(f"{name}: --pretrained is for presets")
+    if pretrained and path.suffix == ".json":
+        raise InputError(f"{name}: --pretrained is for presets and timm's networks")
+    if (name.startswith(TIMM) and pretrained) or _is_trained_peer(path):
+        return _peer(short, classifier(name, pretrained=pretrained, input_size=input_size))
     if name.startswith(TIMM):
         network, image = peer(name, input_size=input_size)
         return Model(short, deployed_peer(name, input_size), image, _timm_transform(network, image), False)
@@ -198,9 +203,25 @@ def model_to_ship(name: str, pretrained: str | None = None, input_size: int | No
         network, trained = load_network(name, pretrained), True
     if input_size:
         network.set_input_size(input_size)
-    prepare = run_preparation(path) or create_transform(network)
+    run = run_of(path)
+    prepare = of_run(run)[0].prepare if run else create_transform(network)
     architecture = network.architecture
     return Model(short, network, (architecture.in_channels, *architecture.input_size), prepare, trained)
+
+
+def _is_trained_peer(path: Path) -> bool:
+    run = run_of(path)
+    return bool(run) and of_run(run)[2].startswith(TIMM)
+
+
+def _peer(short: str, found: Classifier) -> Model:
+    """A peer with weights, as it is deployed: branches merged."""
+    from timm.utils.model import reparameterize_model
+
+    network = reparameterize_model(cast(nn.Module, found.engine))
+    network = network.to(memory_format=torch.contiguous_format)  # ty: ignore[no-matching-overload]
+    side = found.protocol.crop
+    return Model(short, network.eval(), (3, side, side), found.protocol.prepare, True)
 
 
 def _timm_transform(network: nn.Module, image: tuple[int, int, int]) -> Prepare:

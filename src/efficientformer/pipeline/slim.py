@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientformer.architecture import Architecture
-from efficientformer.data.folder import Split, scan
+from efficientformer.data.sources.folder import Split, scan
 from efficientformer.errors import PromiseError
 from efficientformer.files import read_json, write_json
 from efficientformer.latency.measurement import Measurement
@@ -19,7 +19,8 @@ from efficientformer.latency.table import LatencyTable, Prediction
 from efficientformer.latency.target import Target
 from efficientformer.model.checkpoint import save_model
 from efficientformer.model.network import EfficientFormer
-from efficientformer.pipeline.job import AIM, TABLE, TOLERANCE, Job, RunFolder
+from efficientformer.pipeline.folder import TABLE, RunFolder
+from efficientformer.pipeline.job import AIM, TOLERANCE, Job
 from efficientformer.pipeline.learn import Judge, learn_network, learn_supernet, rank, read_images
 from efficientformer.pipeline.preflight import Plan, preflight
 from efficientformer.pipeline.prove import Proof, Result, prove, quick_receipt, summarise

@@ -86,7 +86,7 @@ class Supernet(nn.Module):
         self.alphas = nn.ParameterList(
             torch.zeros(len(self.stage(stage)), len(space.paths(stage))) for stage in range(4)
         )
-        self._weights = [alpha.softmax(-1) for alpha in self.alphas]
+        self._weights = [alpha.detach().softmax(-1) for alpha in self.alphas]
 
     def stage(self, index: int) -> list[MetaPath]:
         """The MetaPaths of a stage."""

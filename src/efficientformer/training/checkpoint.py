@@ -1,30 +1,77 @@
-"""Where a training stands, in one safetensors file: weights, optimiser, step. Atomic, never pickled.
+"""Where a training stands, in one safetensors file: weights, optimiser, average, loss scale, step. No pickle.
 
-Data order, augmentation and noise are functions of (seed, step), so no generator's state has to be kept.
+Data order, augmentation, mixing and noise are functions of (seed, step) and the learning rate of the step, so
+the step is all there is to keep of samplers, generators and schedule.
 """
 
 from __future__ import annotations
 
+import json
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from efficientformer.errors import InputError
 from efficientformer.model.weights import read_about, read_safetensors, save_tensors
+from efficientformer.training.learner import Learner
+from efficientformer.training.stopping import Stopped
+
+SAVING_SHARE = 0.05  # of the time may go into checkpoints
 
 
-def save(path: Path, model: nn.Module, optimizer: Optimizer, step: int, about: dict[str, Any]) -> None:
-    """Write the state after `step` steps; `about` says what job it belongs to."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
+class Keeper:
+    """Keeps a training's checkpoint up to date, and ends the training when it is asked to stop.
+
+    Args:
+        path: of the checkpoint; the first process writes it, all read it.
+        learner: what is kept.
+        about: what job it belongs to.
+        every_s: seconds between two checkpoints; longer where saving would take more than `SAVING_SHARE`.
+    """
+
+    def __init__(self, path: Path, learner: Learner, about: dict[str, Any], every_s: float) -> None:
+        self.path, self.learner, self.every_s = path, learner, every_s
+        self.about = json.loads(json.dumps(about))
+        self._saved, self._saving_s = time.monotonic(), 0.0
+
+    def restore(self) -> int:
+        """Put the last state back; the step it was taken after, 0 if there is none."""
+        return restore(self.path, self.learner, self.about)
+
+    def after(self, step: int, came: int, *, done: bool) -> None:
+        """Save if it is time, at the end, and before stopping, on which all processes agree.
+
+        Raises:
+            Stopped: if a signal came (its number, or 0), to any process.
+        """
+        world = self.learner.world
+        stops = world.any(bool(came))
+        begun = time.monotonic()
+        due = begun - self._saved > max(self.every_s, self._saving_s / SAVING_SHARE)
+        if world.main and (stops or done or due):
+            save(self.path, self.learner, step, self.about)
+            self._saved = time.monotonic()
+            self._saving_s = self._saved - begun
+        if stops:
+            world.wait()
+            raise Stopped(terminated=came != signal.SIGINT)
+
+
+def save(path: Path, learner: Learner, step: int, about: dict[str, Any]) -> None:
+    """Write the state after `step` steps, atomically; `about` says what job it belongs to."""
+    tensors = {f"model.{name}": tensor for name, tensor in learner.model.state_dict().items()}
+    if learner.average:
+        tensors |= {f"average.{name}": t for name, t in learner.average.module.state_dict().items()}
+    for index, state in learner.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    save_tensors(path, tensors, {"step": step, "job": about})
+    save_tensors(path, tensors, {"step": step, "job": about, "scaler": learner.scaler.state_dict()})
 
 
-def restore(path: Path, model: nn.Module, optimizer: Optimizer, about: dict[str, Any]) -> int:
+def restore(path: Path, learner: Learner, about: dict[str, Any]) -> int:
     """Put a state back; the step it was taken after, 0 if there is no file.
 
     Raises:
@@ -37,19 +84,29 @@ def restore(path: Path, model: nn.Module, optimizer: Optimizer, about: dict[str,
         raise InputError(
             f"{path}: belongs to a training with other settings; remove it or give another --out"
         )
-    weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    _fill(path, learner.model, _part(tensors, "model."))
+    if learner.average:
+        _fill(path, learner.average.module, _part(tensors, "average."))
+    parameters = [parameter for group in learner.optimizer.param_groups for parameter in group["params"]]
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _part(tensors, "optimizer.").items():
+        index, key = name.split(".", 1)
+        states.setdefault(int(index), {})[key] = _laid_out(tensor, parameters[int(index)])
+    learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": states})
+    if scaler := header.get("scaler"):
+        learner.scaler.load_state_dict(scaler)
+    return int(header["step"])
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _fill(path: Path, model: nn.Module, weights: dict[str, Tensor]) -> None:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(f"{path}: is of another network: {' '.join(str(error).split())}") from None
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    states: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            states.setdefault(int(index), {})[key] = _laid_out(tensor, parameters[int(index)])
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
-    return int(header["step"])
 
 
 def _laid_out(tensor: Tensor, parameter: nn.Parameter) -> Tensor:

@@ -1,156 +1,171 @@
-"""The one training loop, for networks and supernets alike. It resumes bit for bit from a checkpoint."""
+"""The one training loop: networks and supernets, one process or many. It resumes bit for bit.
+
+Nothing in it remembers anything but the learner and the step: batches, mixing and noise of a step follow from
+the seed and the step alone, so a checkpoint is the learner and a number.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
+import itertools
 import math
-import signal
-import threading
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
-from timm.optim import param_groups_weight_decay
-from timm.scheduler import CosineLRScheduler
-from timm.utils.agc import adaptive_clip_grad
 from torch import Tensor, nn
 
-from efficientformer.data.batches import steps_per_epoch, training_batch
-from efficientformer.data.images import Images
+from efficientformer.data.batches import RawBatch, normalise_planes
+from efficientformer.data.mixing import Mixing
+from efficientformer.data.order import Order
 from efficientformer.errors import InputError
 from efficientformer.progress import Progress
-from efficientformer.training import checkpoint
+from efficientformer.training.checkpoint import Keeper
+from efficientformer.training.distributed import World
+from efficientformer.training.learner import Learner, Part
+from efficientformer.training.logs import Log
+from efficientformer.training.optimizer import schedule_of
 from efficientformer.training.recipe import Recipe
+from efficientformer.training.stopping import stop_requests
 
 CHECKPOINT_S = 20.0
-_STOPS = (signal.SIGINT, signal.SIGTERM)
+LOOK_EVERY = 20  # steps; looking at the loss makes an accelerator wait
 Prepare = Callable[[int, float], None]
-"""Told (step, share of the training that is done) before each step."""
+"""Told (step, share of the training that is done) before each forward pass: a supernet draws its noise."""
+
+
+class Batches(Protocol):
+    """Where a training's images come from: held on the device, or streamed."""
+
+    @property
+    def order(self) -> Order:
+        """Which images each step takes."""
+        ...
+
+    def from_step(self, step: int) -> Iterator[RawBatch]:
+        """This process's batches from a step on, without end."""
+        ...
+
+
+class Advisor(Protocol):
+    """A teacher: (b, 3, H, W) as the student sees them → logits (b, classes)."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What it says of a batch."""
+        ...
 
 
 def train(
     model: nn.Module,
-    images: Images,
+    data: Batches,
     recipe: Recipe,
-    side: int,
     state: Path,
     *,
+    classes: int,
     title: str,
+    world: World | None = None,
+    teacher: Advisor | None = None,
     prepare: Prepare | None = None,
     searched: tuple[nn.Parameter, ...] = (),
+    after_epoch: Callable[[int, Learner], None] | None = None,
+    checkpoint_s: float | None = None,
+    log: Log | None = None,
     progress: Progress | None = None,
-) -> None:
-    """Train a model in place, from its last checkpoint if there is one.
+) -> Learner:
+    """Train a model in place, from its last checkpoint if there is one; evaluation mode at the end.
 
     Args:
         model: gives logits (b, classes), or in training a pair of them.
-        images: the training images.
+        data: the training images.
         recipe: how.
-        side: the model's input size in pixels.
         state: the checkpoint's path; it also marks the training as done.
+        classes: how many there are.
         title: for the progress lines and the checkpoint.
-        prepare: called before each step; a supernet draws its noise here.
+        world: the processes that train together; each calls this.
+        teacher: what to distil from, if the recipe does.
+        prepare: called before each forward pass.
         searched: architecture parameters; they learn without weight decay and clipping.
+        after_epoch: told (epochs done, learner) by all processes.
+        checkpoint_s: seconds between two checkpoints; `CHECKPOINT_S` by default.
+        log: what is told of steps and epochs in files.
         progress: told how far it is.
+
+    Returns:
+        the learner, with the moving average if the recipe has one.
 
     Raises:
         InputError: if the loss is no number any more, or the checkpoint is of another training.
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, once the step is over and the state is saved.
+        Stopped: on Ctrl-C or SIGTERM, once the step is over and the state is saved.
     """
-    progress = progress or Progress(None)
-    model.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
-    optimizer, clipped = _optimizer(model, recipe, searched)
-    total = recipe.epochs * steps_per_epoch(images, recipe.batch_size)
-    schedule = _schedule(optimizer, recipe, total)
-    about = json.loads(json.dumps({"title": title, "recipe": recipe.to_json(), "images": len(images)}))
-    step = checkpoint.restore(state, model, optimizer, about)
-    saved = time.monotonic()
-    model.train()
-    if 0 < step < total:
-        progress.line(f"   {title}: going on after step {step} of {total}")
-    with stop_requests() as asked_to_stop:
-        while step < total:
+    world, log, progress = world or World(), log or Log(None), progress or Progress(None)
+    per_epoch = data.order.steps_per_epoch
+    total = recipe.epochs * per_epoch
+    with _own_randomness(world.device), stop_requests() as came:
+        learner = Learner(model, recipe, searched, world)
+        about = {"title": title, "recipe": recipe.to_json(), "images": data.order.length}
+        keeper = Keeper(state, learner, about, CHECKPOINT_S if checkpoint_s is None else checkpoint_s)
+        schedule = schedule_of(learner.optimizer, recipe, per_epoch)
+        mixing = Mixing(recipe.augmentation, recipe.label_smoothing, classes, recipe.seed)
+        step = keeper.restore()
+        teller = _Teller(title, learner, total, log, progress, step)
+        model.train()
+        for batch in itertools.islice(data.from_step(step), total - step) if step < total else ():
             schedule.step_update(step)
+            torch.manual_seed(_seed(recipe.seed, step, world.rank))
             if prepare:
-                prepare(step, step / total)
-            batch = training_batch(images, step, recipe.batch_size, side, recipe.augmentation, recipe.seed)
-            loss = _step(model, optimizer, clipped, recipe, *batch)
-            if not math.isfinite(loss):
-                advice = f"lower --learning-rate {recipe.learning_rate:g}"
-                raise InputError(f"{title}: the loss is {loss} at step {step}; {advice}")
+                learner.before_part = partial(prepare, step, step / total)
+            x, targets = mixing(normalise_planes(batch.pixels), batch.labels, step, world.rank)
+            loss = learner.step(Part(x, targets, teacher(x) if teacher else None), step)
             step += 1
-            progress.update(step, total, f"{title} · loss {loss:.3f}")
-            if asked_to_stop() or step == total or time.monotonic() - saved > CHECKPOINT_S:
-                checkpoint.save(state, model, optimizer, step, about)
-                saved = time.monotonic()
-            if asked_to_stop():
-                raise KeyboardInterrupt
+            teller.look(step, loss, len(batch.labels))
+            if after_epoch and step % per_epoch == 0:
+                after_epoch(step // per_epoch, learner)
+                model.train()
+            keeper.after(step, came(), done=step == total)
     model.eval()
+    return learner
 
 
-@contextlib.contextmanager
-def stop_requests() -> Generator[Callable[[], bool], None, None]:
-    """While this holds, Ctrl-C and SIGTERM wait; the function tells whether one came."""
-    came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # only there can signals be taken
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, lambda got, _frame: came.append(got)) for number in _STOPS}
-    try:
-        yield lambda: bool(came)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+class _Teller:
+    """Looks at the loss, on an accelerator now and then: it is told, logged, and must be a number."""
+
+    def __init__(
+        self, title: str, learner: Learner, total: int, log: Log, progress: Progress, step: int
+    ) -> None:
+        self.title, self.learner, self.total = title, learner, total
+        self.log, self.progress = log, progress
+        self._unseen = 0  # images since the last look
+        log.resume(step)
+        if 0 < step < total:
+            progress.line(f"   {title}: going on after step {step} of {total}")
+
+    def look(self, step: int, loss: Tensor, images: int) -> None:
+        """The loss after so many steps.
+
+        Raises:
+            InputError: if it is no number. With fp16 it may be, now and then: the scale of the loss follows.
+        """
+        self._unseen += images
+        if loss.device.type != "cpu" and step % LOOK_EVERY and step < self.total:
+            return
+        value, recipe = loss.item(), self.learner.recipe
+        if not math.isfinite(value) and not self.learner.scaler.is_enabled():
+            advice = f"lower --learning-rate {recipe.learning_rate:g}"
+            raise InputError(f"{self.title}: the loss is {value} at step {step - 1}; {advice}")
+        rate = self.learner.optimizer.param_groups[0]["lr"]
+        images = self._unseen * self.learner.world.size
+        self.log.step(step, loss=value, learning_rate=rate, images=images)
+        self.progress.update(step, self.total, f"{self.title} · loss {value:.3f}")
+        self._unseen = 0
 
 
-def _optimizer(
-    model: nn.Module, recipe: Recipe, searched: tuple[nn.Parameter, ...]
-) -> tuple[torch.optim.AdamW, list[nn.Parameter]]:
-    """AdamW, and the parameters whose gradients are clipped."""
-    known = {id(parameter) for parameter in searched}
-    names = [name for name, parameter in model.named_parameters() if id(parameter) in known]
-    groups = param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=names)
-    for group in groups:
-        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in known]
-    clipped = [parameter for group in groups for parameter in group["params"]]
-    if searched:
-        rate = recipe.learning_rate * recipe.searched_factor
-        groups.append({"params": list(searched), "weight_decay": 0.0, "lr": rate})
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True), clipped
+def _own_randomness(device: torch.device) -> AbstractContextManager[None]:
+    """The steps seed torch's generators; when they are over, these go on as if never touched."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
-def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> CosineLRScheduler:
-    warmup = min(steps - 1, int(recipe.warmup * steps))
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=steps - warmup,
-        warmup_t=warmup,
-        warmup_lr_init=0.0,
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
-
-
-def _step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    clipped: list[nn.Parameter],
-    recipe: Recipe,
-    x: Tensor,
-    labels: Tensor,
-) -> float:
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-        outputs = model(x)
-    heads = outputs if isinstance(outputs, tuple) else (outputs,)
-    smoothing = recipe.label_smoothing
-    losses = [F.cross_entropy(logits.float(), labels, label_smoothing=smoothing) for logits in heads]
-    loss = torch.stack(losses).mean()
-    optimizer.zero_grad()
-    loss.backward()
-    if recipe.clip:
-        adaptive_clip_grad(clipped, recipe.clip)
-    optimizer.step()
-    return loss.item()
+def _seed(seed: int, step: int, rank: int) -> int:
+    """Of torch's generator in one step of one process: dropped paths follow from it."""
+    return ((seed * 1_000_003 + step) * 1_009 + rank) % 2**63

@@ -21,14 +21,14 @@ def part(content: bytes, count: int) -> list[bytes]:
     inputs = {one.name.decode(): one.tensorIndex for one in signature.inputs}
     outputs = {one.name.decode(): one.tensorIndex for one in signature.outputs}
     return [
-        _packed(_only(model, inputs[f"args_{index}"], outputs[f"output_{index}"])) for index in range(count)
+        packed(_only(model, inputs[f"args_{index}"], outputs[f"output_{index}"])) for index in range(count)
     ]
 
 
 def _only(model: Any, given: int, result: int) -> Any:
     """What of a model leads from one tensor to another, as a model of its own."""
     graph = model.subgraphs[0]
-    operators = _leading_to(graph.operators, result)
+    operators = leading_to(graph.operators, result)
     used = [given, *dict.fromkeys(at for one in operators for at in (*one.inputs, *one.outputs) if at >= 0)]
     number = {at: new for new, at in enumerate(dict.fromkeys([*used, result]))}
     small = copy.copy(model)
@@ -42,7 +42,7 @@ def _only(model: Any, given: int, result: int) -> Any:
     return small
 
 
-def _leading_to(operators: list[Any], result: int) -> list[Any]:
+def leading_to(operators: list[Any], result: int) -> list[Any]:
     """The operators that a tensor depends on, in their order."""
     wanted, chosen = {result}, []
     for operator in reversed(operators):
@@ -86,7 +86,8 @@ def _signature(signature: Any, given: int, result: int) -> Any:
     return moved
 
 
-def _packed(model: Any) -> bytes:
+def packed(model: Any) -> bytes:
+    """A model as the content of a file."""
     import flatbuffers
 
     class Builder(flatbuffers.Builder):

@@ -7,18 +7,74 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from efficientformer.data.sources.base import Parts
+from efficientformer.data.sources.names import Names
 from efficientformer.errors import InputError
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
+VAL_NAMES = ("val", "validation")
 SHARE_VAL, SHARE_SEARCH = 0.2, 0.15
 MAX_SEARCH = 1000  # more images would slow every candidate's evaluation and change few decisions
 
 Sample = tuple[Path, int]
 """A file and its class index."""
+
+
+class Folder:
+    """Files as a `Source`: any one is read as fast after any other, so there are no blocks.
+
+    Args:
+        samples: the files with their classes.
+        root: the folder they are in; wherever it lies, the digest is the same.
+    """
+
+    def __init__(self, samples: Sequence[Sample], root: Path = Path()) -> None:
+        self._root = root
+        self._names = Names(os.path.relpath(path, root) if root.parts else str(path) for path, _ in samples)
+        self.labels: Sequence[int] = array("q", (label for _, label in samples))
+        self.blocks: Sequence[range] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name(self, index: int) -> str:
+        """The file's path."""
+        return str(self._root / self._names[index])
+
+    def read(self, index: int) -> bytes:
+        """The file's content."""
+        return (self._root / self._names[index]).read_bytes()
+
+    def digest(self) -> str:
+        """Changes with a file's name, class or size; every file is looked at."""
+        return self._hash(with_time=False)
+
+    def stamp(self) -> str:
+        """Changes also when a file is written anew."""
+        return self._hash(with_time=True)
+
+    def _hash(self, with_time: bool) -> str:
+        digest = hashlib.sha256()
+        for name, label, (size, changed) in zip(self._names, self.labels, self._states(), strict=True):
+            digest.update(json.dumps([name, label, size, changed if with_time else 0]).encode())
+        return digest.hexdigest()
+
+    def _states(self) -> Iterator[tuple[int, int]]:
+        """Each file's size and time of change."""
+        for name in self._names:
+            try:
+                status = (self._root / name).stat()
+            except OSError:  # a link to nowhere: reading it will say so
+                yield -1, -1
+            else:
+                yield status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -64,6 +120,28 @@ def scan(root: Path, seed: int = 0) -> Split:
         if not any(label == index for _, label in train):
             raise InputError(f"{root}: class {name} has too few images to split; give at least 10 a class")
     return Split(classes, tuple(train), tuple(search), tuple(val))
+
+
+def open_folder(root: Path, seed: int = 0) -> Parts:
+    """A folder's pictures for training and for the final figures.
+
+    Raises:
+        InputError: if there are fewer than two classes, or training and validation have other ones.
+    """
+    learn_root = root / "train" if (root / "train").is_dir() else root
+    classes = _classes(learn_root)
+    learn = _samples(learn_root, classes)
+    given = [root / name for name in VAL_NAMES if (root / name).is_dir()] if learn_root != root else []
+    if given:
+        _check_val_classes(given[0], classes)
+        val = _samples(given[0], classes)
+    else:
+        learn, val = _part(learn, SHARE_VAL, seed)
+    for samples in (learn, val):
+        if missing := set(range(len(classes))) - {label for _, label in samples}:
+            part = "validation" if samples is val else "training"
+            raise InputError(f"{root}: class {classes[min(missing)]} has no {part} pictures")
+    return Parts(classes, Folder(learn, root), Folder(val, root))
 
 
 def _classes(root: Path) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efficientformer import InputError
-from efficientformer.data import folder as module
-from efficientformer.data.folder import SHARE_SEARCH, SHARE_VAL, SUFFIXES, Sample, Split, scan
+from efficientformer.data.sources import folder as module
+from efficientformer.data.sources.folder import SHARE_SEARCH, SHARE_VAL, SUFFIXES, Sample, Split, scan
 
 
 def touch(root: Path, counts: dict[str, int]) -> Path:

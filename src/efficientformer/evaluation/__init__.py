@@ -1,0 +1,1 @@
+"""How accurate a network is: metrics, protocols, whatever a person can name scored on the same pictures."""

@@ -1,0 +1,113 @@
+"""The network a training begins with, by what a person calls it: a preset, an architecture, a peer, a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from efficientformer.errors import InputError
+from efficientformer.latency.subjects import TIMM, peer, read_architecture
+from efficientformer.model.network import EfficientFormer
+from efficientformer.model.weights import read_tensors
+from efficientformer.model.zoo import create_model
+from efficientformer.named import load_network
+from efficientformer.presets import PRESETS
+from efficientformer.training.distillation import prepare_student
+from efficientformer.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Student:
+    """A network that is about to learn.
+
+    Attributes:
+        network: with as many outputs as there are classes.
+        heads: how many classifiers it has.
+        pretrained: whether its weights come from somewhere.
+    """
+
+    network: nn.Module
+    heads: int
+    pretrained: bool
+
+
+def student(name: str, classes: int, recipe: Recipe, pretrained: str | None = None) -> Student:
+    """A network ready to be trained.
+
+    Args:
+        name: a preset, an `architecture.json`, `timm/NAME`, or to go on from: a run's folder or a
+            `.safetensors` file of ours.
+        classes: outputs; where weights have another number, the classifiers begin anew.
+        recipe: its input size, seed, dropped paths and distillation are used.
+        pretrained: weights for a preset or a peer: a file, or `hub`.
+
+    Raises:
+        InputError: if there is no such network, or the weights do not fit.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        if name.startswith(TIMM):
+            network = _peer(name, classes, recipe, pretrained)
+        else:
+            network = _ours(name, classes, recipe, pretrained)
+    heads = prepare_student(network, recipe.distillation)
+    begun = name.partition(".")[0] in PRESETS or name.startswith(TIMM) or name.endswith(".json")
+    return Student(network.train(), heads, bool(pretrained) or not begun)
+
+
+def _ours(name: str, classes: int, recipe: Recipe, pretrained: str | None) -> EfficientFormer:
+    side = recipe.input_size
+    if name.partition(".")[0] in PRESETS and not Path(name).exists():
+        if pretrained:
+            weights = True if pretrained == "hub" else pretrained
+            return create_model(
+                name, weights, num_classes=classes, input_size=side, drop_path_rate=recipe.drop_path
+            )
+        return _fresh(PRESETS[name.partition(".")[0]], classes, recipe)
+    if pretrained:
+        raise InputError(f"{name}: --pretrained is for presets and peers")
+    if name.endswith(".json"):
+        return _fresh(read_architecture(Path(name)), classes, recipe)
+    network = load_network(name)
+    if recipe.drop_path:
+        raise InputError(f"{name}: --drop-path is for networks that begin anew")
+    network.set_input_size(side)
+    if network.num_classes != classes:
+        network.reset_classifier(classes)
+    return network
+
+
+def _fresh(architecture: Any, classes: int, recipe: Recipe) -> EfficientFormer:
+    sized = dataclasses.replace(
+        architecture, num_classes=classes, input_size=(recipe.input_size, recipe.input_size)
+    )
+    return EfficientFormer(sized, layer_scale_init=recipe.layer_scale, drop_path_rate=recipe.drop_path)
+
+
+def _peer(name: str, classes: int, recipe: Recipe, pretrained: str | None) -> nn.Module:
+    """A timm model; weights from a file or, if asked for, the hub."""
+    options = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
+    if pretrained == "hub":
+        options["pretrained"] = True
+    network, _ = peer(name, num_classes=classes, input_size=recipe.input_size, seed=recipe.seed, **options)
+    if pretrained and pretrained != "hub":
+        _fill_peer(network, Path(pretrained))
+    return network
+
+
+def _fill_peer(network: nn.Module, path: Path) -> None:
+    """Weights of a file; classifiers of another number of classes begin anew."""
+    weights, own = read_tensors(path), network.state_dict()
+    fitting = {
+        name: tensor for name, tensor in weights.items() if name in own and tensor.shape == own[name].shape
+    }
+    left = [name for name in own if name not in fitting]
+    if any("head" not in name and "classifier" not in name and "fc" not in name for name in left):
+        wrong = next(name for name in left if "head" not in name and "classifier" not in name)
+        raise InputError(f"{path}: does not hold this network's {wrong}")
+    network.load_state_dict({**own, **fitting})

@@ -1,0 +1,120 @@
+"""The processes of one training: one, or as many as torchrun started, on one machine or many.
+
+    torchrun --nproc-per-node 2 -m efficientformer.cli train …
+
+One process needs none of torch.distributed; nothing here asks for it then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Generator
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from efficientformer.errors import InputError
+
+
+@dataclass(frozen=True)
+class World:
+    """Where this process stands among those that train together.
+
+    Attributes:
+        rank: its number; 0 alone writes files and talks.
+        size: how many there are.
+        device: what it computes on.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes and talks."""
+        return self.rank == 0
+
+    def any(self, yes: bool) -> bool:
+        """Whether any process says yes; all must ask."""
+        return bool(self.sum(torch.tensor(int(yes)))) if self.size > 1 else yes
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes of a tensor that lies on the CPU; all must ask."""
+        if self.size > 1:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor, group=_talk())
+        return tensor
+
+    def gather(self, text: tuple[str, ...]) -> tuple[str, ...]:
+        """The lines of all processes, in the order of their ranks; all must ask."""
+        if self.size == 1:
+            return text
+        lines: list[tuple[str, ...]] = [()] * self.size
+        dist.all_gather_object(
+            lines, text, group=_talk()
+        )  # among our own processes; nothing is read from outside
+        return tuple(line for some in lines for line in some)
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.size > 1:
+            dist.barrier(group=_talk())
+
+    def wrapped(self, model: nn.Module) -> nn.Module:
+        """The model with gradients averaged over all processes."""
+        if self.size == 1:
+            return model
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+@contextlib.contextmanager
+def joined(device: str = "auto") -> Generator[World, None, None]:
+    """The world that torchrun describes in the environment, for as long as the context holds.
+
+    Args:
+        device: `cpu`, `cuda`, or `auto` for CUDA where there is one.
+
+    Raises:
+        InputError: if the device is not there, or fewer than there are processes on this machine.
+    """
+    local, here = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    chosen = _device(device, local, here)
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1:
+        yield World(device=chosen)
+        return
+    dist.init_process_group("cuda:nccl,cpu:gloo" if chosen.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), size, chosen)
+    finally:
+        _TALK.clear()
+        dist.destroy_process_group()
+
+
+def _device(name: str, local: int, here: int) -> torch.device:
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if name not in ("auto", "cuda"):
+        raise InputError(f"--device {name}: give cpu, cuda or auto")
+    if not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no CUDA device here; give --device cpu")
+    if here > torch.cuda.device_count():
+        raise InputError(f"{here} processes for {torch.cuda.device_count()} CUDA devices: one each is needed")
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+_TALK: list[dist.ProcessGroup] = []
+
+
+def _talk() -> dist.ProcessGroup:
+    """A group on the processors, for the little that is said between steps: no device has to wait for it."""
+    if not _TALK:
+        _TALK.append(dist.new_group(backend="gloo"))
+    return _TALK[0]
