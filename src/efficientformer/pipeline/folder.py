@@ -21,11 +21,9 @@ except ImportError:  # not on Windows: there two processes in one folder are not
 
 TABLE = "latency.sqlite"
 LOCK = ".lock"
-_UNCLAIMED = (
-    TABLE,
-    LOCK,
-    "job.json",
-)  # what a run that was stopped before its claim may leave, half-written too
+WORK = "work"
+# What a run that was stopped before its claim may leave, half-written too.
+_UNCLAIMED = (TABLE, LOCK, "job.json")
 _CHANGE_NOTHING = ("max_unreadable", "workers")  # of a job's entries: any result is the same
 
 
@@ -49,7 +47,7 @@ class RunFolder:
 
     def work(self, name: str) -> Path:
         """The path of something that is deleted at the end."""
-        return self.root / "work" / name
+        return self.root / WORK / name
 
     def training_state(self, architecture: Architecture) -> Path:
         """Where the training of one found network stands."""
@@ -72,7 +70,7 @@ class RunFolder:
                 raise InputError(f"{self.root}: holds a run {was}; give another --out, or remove it")
         elif self.root.is_file():
             raise InputError(f"{self.root}: is a file; give another --out")
-        elif self.root.exists() and any(not one.name.startswith(_UNCLAIMED) for one in self.root.iterdir()):
+        elif self.root.exists() and any(map(_is_foreign, self.root.iterdir())):
             raise InputError(f"{self.root}: is not empty and holds no run; give another --out")
 
     @contextlib.contextmanager
@@ -96,3 +94,7 @@ class RunFolder:
     def claim(self, job: Claim) -> None:
         """Write the job into the folder; from now on only the same job is taken up in it."""
         write_json(self.file("job.json"), job.document())
+
+
+def _is_foreign(path: Path) -> bool:
+    return path.name != WORK and not path.name.startswith(_UNCLAIMED)

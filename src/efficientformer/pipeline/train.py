@@ -83,6 +83,15 @@ class TrainJob:
     max_unreadable: float = MAX_UNREADABLE
 
     def __post_init__(self) -> None:
+        for name, value, least in (
+            ("workers", self.workers, 0),
+            ("evaluate_every", self.evaluate_every, 1),
+            ("checkpoint_every", self.checkpoint_s, 0),
+        ):
+            if not value >= least:
+                raise InputError(f"{name} must be at least {least}, not {value}")
+        if not 0 <= self.max_unreadable <= 1:
+            raise InputError(f"max_unreadable is a share between 0 and 1, not {self.max_unreadable:g}")
         distils = self.recipe.distillation != "none"
         if distils and not self.teacher:
             kind = self.recipe.distillation
@@ -131,8 +140,9 @@ def train(job: TrainJob, out: Path, progress: Progress | None = None) -> dict[st
             progress.line(f"{out}: this training is done already")
             return read_json(folder.file("summary.json"))
         with folder.locked() if world.main else nullcontext():
-            if world.main:
-                folder.claim(job)
+            if world.main and not folder.file("job.json").exists():
+                shutil.rmtree(folder.work(""), ignore_errors=True)  # of an attempt that was refused
+            world.wait()
             return _train(job, folder, world, progress)
 
 
@@ -156,6 +166,8 @@ def _train(job: TrainJob, folder: RunFolder, world: World, progress: Progress) -
         stack.callback(data.close)
         log = Log(folder.root if world.main else None, job.logs if world.main else (), job.model)
         stack.callback(log.close)
+        if world.main:
+            folder.claim(job)  # from here on the folder is this training's
         progress.stage(_title(job, data, world))
         judge = _Judge(job, data, world, log, progress)
         learner = learn(

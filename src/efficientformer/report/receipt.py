@@ -104,7 +104,7 @@ _FLAGS = {
 
 def repeat_command(job: dict[str, Any]) -> str:
     """The command line of a job over several lines; the folder of images by its last name only."""
-    settings = {key: value for key, value in _flat(job) if key != "format"}
+    settings = {key: value for key, value in _flat(job) if key != "format" and not _is_fixed(key)}
     settings["data"] = Path(job["data"]).name
     flags = (_flag(_FLAGS.get(key, key.replace("_", "-")), value) for key, value in settings.items())
     lines = ["efficientformer slim"]
@@ -113,6 +113,11 @@ def repeat_command(job: dict[str, Any]) -> str:
             lines.append("   ")
         lines[-1] += f" {flag}"
     return " \\\n".join(lines)
+
+
+def _is_fixed(key: str) -> bool:
+    """Whether `slim` does not offer a setting: of augmentation it has crops and flips alone."""
+    return key.startswith("augmentation.") and key not in _FLAGS
 
 
 def _flat(job: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -110,7 +110,7 @@ class Learner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average:
-            self.average.update(self.model, step=step)
+            self.average.update(self.model, step=step if self.recipe.ema_warmup else None)
 
 
 def _as_float(outputs: Outputs) -> Outputs:
