@@ -6,14 +6,16 @@
 timm's script is not part of its package; its loop is put together here from the very parts the script takes
 (`create_dataset`, `create_loader`, `Mixup`, `create_optimizer_v2`, `dispatch_clip_grad`, `ModelEmaV3`), with
 the options of the paper's recipe. It is measured as the script runs by default, and with `--channels-last`.
-Turns are interleaved; a round is so many steps of each. The loaders are also measured alone, and memory in a
-process for each. Writes results/training_throughput-DEVICE.json and .md; the last line printed is the table.
+Turns are interleaved; a round is so many steps of each, more than workers make ahead between turns. Loaders
+are also measured alone, and memory in a process for each. Writes results/training_throughput-*.json and .md;
+the last line printed is the table as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import json
 import platform
 import resource
@@ -54,6 +56,7 @@ RESULTS = Path(__file__).with_name("results")
 CONTENDERS = ("timm", "timm, channels-last", "ours, held", "ours, streamed")
 MODELS = ("efficientformer_l1", "mobilenetv2_100")
 Step = Callable[[], int]
+AHEAD = 3  # batches: a worker has two made ahead
 
 
 @dataclass
@@ -228,17 +231,23 @@ def contest(model: str, options: argparse.Namespace, work: Path) -> dict[str, di
         for name, one in order if number % 2 else reversed(order):
             rates[name]["whole"].append(rate(one.step, options.steps, device))
         print(f"  {model}: round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
-    for _ in range(options.rounds):
-        for name, one in contenders.items():
-            rates[name]["loader"].append(rate(one.load, options.steps, device))
     for one in contenders.values():
         one.close()
+    del contenders, order
+    gc.collect()  # timm's workers end with their loader
+    for name in rates:
+        one = built(name, model, options, work)
+        rate(one.load, AHEAD * options.workers, device)  # what workers had made ahead
+        rates[name]["loader"] = [rate(one.load, options.steps, device) for _ in range(options.rounds)]
+        one.close()
+        del one
+        gc.collect()
     return rates
 
 
 def memory_mb(name: str, model: str, options: argparse.Namespace) -> float:
-    """Peak memory of a contender alone: of the device, or of the process and its largest worker."""
-    arguments = [sys.executable, __file__, "--alone", name, "--models", model, *sys.argv[1:]]
+    """Peak memory of a contender alone, in MiB: of the device, or of the process without its workers."""
+    arguments = [sys.executable, __file__, *sys.argv[1:], "--models", model, "--alone", name]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 
@@ -336,11 +345,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS))
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--alone", default="")
     options = parser.parse_args()
     options.data = options.data.resolve()

@@ -239,7 +239,7 @@ def test_a_network_that_is_not_there_is_refused(name: str, pretrained: str | Non
 
 def test_weights_of_another_peer_are_refused(tmp_path: Path) -> None:
     save_model(tmp_path / "net.safetensors", randomised(tiny()))
-    with pytest.raises(InputError, match="does not hold this network's"):
+    with pytest.raises(InputError, match="does not hold the weights of timm/resnet10t"):
         student("timm/resnet10t", 3, RECIPE, str(tmp_path / "net.safetensors"))
 
 

@@ -47,7 +47,7 @@ def save_for_ever(state: Path, first: int) -> None:
                 parameter.data.fill_(float(step))
         for entry in made.optimizer.state.values():
             entry["exp_avg"].fill_(float(step))
-        checkpoint.save(state, made, step, ABOUT)
+        checkpoint.write(state, made, step, ABOUT)
         step += 1
 
 

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch import nn
 
 from efficientformer import InputError
-from efficientformer.training.checkpoint import restore, save
+from efficientformer.training.checkpoint import restore, write
 from efficientformer.training.learner import Learner, Part
 from efficientformer.training.recipe import Recipe
 
@@ -39,7 +39,7 @@ def states(learner: Learner) -> list[torch.Tensor]:
 def test_a_state_comes_back_bit_for_bit_and_goes_on_alike(tmp_path: Path) -> None:
     original, restored = network(0), network(1)
     steps(original, 0, 3)
-    save(tmp_path / "state.safetensors", original, 3, JOB)
+    write(tmp_path / "state.safetensors", original, 3, JOB)
     assert restore(tmp_path / "state.safetensors", restored, JOB) == 3
     assert len(states(original)) == len(states(restored)) > 10
     for first, second in zip(states(original), states(restored), strict=True):
@@ -59,7 +59,7 @@ def test_without_a_file_nothing_is_done_yet(tmp_path: Path) -> None:
 
 def test_a_state_before_the_first_step(tmp_path: Path) -> None:
     original, restored = network(0), network(1)
-    save(tmp_path / "state.safetensors", original, 0, JOB)
+    write(tmp_path / "state.safetensors", original, 0, JOB)
     assert restore(tmp_path / "state.safetensors", restored, JOB) == 0
     assert all(torch.equal(a, b) for a, b in zip(states(original), states(restored), strict=True))
 
@@ -67,7 +67,7 @@ def test_a_state_before_the_first_step(tmp_path: Path) -> None:
 def test_a_state_is_plain_safetensors(tmp_path: Path) -> None:
     pair = network(0)
     steps(pair, 0, 1)
-    save(tmp_path / "state.safetensors", pair, 1, JOB)
+    write(tmp_path / "state.safetensors", pair, 1, JOB)
     with safe_open(tmp_path / "state.safetensors", framework="pt") as file:
         names = set(file.keys())
     assert {
@@ -82,7 +82,7 @@ def test_a_state_is_plain_safetensors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("job", [{}, {"title": "other"}, JOB | {"seed": 1}, {"recipe": JOB["recipe"]}])
 def test_a_state_of_another_job_is_refused(job: dict[str, Any], tmp_path: Path) -> None:
-    save(tmp_path / "state.safetensors", network(0), 1, JOB)
+    write(tmp_path / "state.safetensors", network(0), 1, JOB)
     with pytest.raises(InputError, match="belongs to a training with other settings; remove it"):
         restore(tmp_path / "state.safetensors", network(0), job)
 
@@ -90,18 +90,18 @@ def test_a_state_of_another_job_is_refused(job: dict[str, Any], tmp_path: Path) 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
 def test_a_damaged_state_is_refused(share: float, tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
-    save(path, network(0), 1, JOB)
+    write(path, network(0), 1, JOB)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(InputError, match="cannot be read as weights"):
         restore(path, network(0), JOB)
 
 
 def test_a_state_of_another_network_is_refused(tmp_path: Path) -> None:
-    save(tmp_path / "state.safetensors", network(0), 1, JOB)
+    write(tmp_path / "state.safetensors", network(0), 1, JOB)
     with pytest.raises(InputError):
         restore(tmp_path / "state.safetensors", network(0, width=5), JOB)
 
 
 def test_a_state_may_have_any_name(tmp_path: Path) -> None:
-    save(tmp_path / "state", network(0), 1, JOB)
+    write(tmp_path / "state", network(0), 1, JOB)
     assert restore(tmp_path / "state", network(0), JOB) == 1

@@ -136,7 +136,7 @@ def test_a_stop_before_the_first_checkpoint_costs_that_much_only(tmp_path: Path)
     whole, parted = fresh(), fresh()
     train(whole, coloured(), RECIPE, tmp_path / "whole.safetensors", title="t")
     with pytest.raises(StopError):
-        train(parted, coloured(), RECIPE, tmp_path / "state.safetensors", title="t", prepare=stop_at(3))
+        train(parted, coloured(), RECIPE, tmp_path / "state.safetensors", title="t", prepare=stop_at(2))
     assert not (tmp_path / "state.safetensors").exists()
     parted = fresh()
     train(parted, coloured(), RECIPE, tmp_path / "state.safetensors", title="t")

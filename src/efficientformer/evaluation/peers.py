@@ -13,12 +13,13 @@ from efficientformer.latency.subjects import TIMM, Image, peer
 from efficientformer.model.weights import read_tensors
 
 
-def published_peer(name: str, input_size: int | None = None) -> tuple[nn.Module, Image]:
+def published_peer(name: str, input_size: int | None = None, **options: Any) -> tuple[nn.Module, Image]:
     """A timm network with its published weights, fetched from the hub or its cache, and the image it takes.
 
     Args:
         name: `timm/NAME` or `timm/NAME.TAG`.
         input_size: pixels of a side; the weights' own by default.
+        options: of `timm.create_model`, such as `drop_path_rate`.
 
     Raises:
         InputError: if there are none, they cannot be fetched, or do not run at that size.
@@ -35,7 +36,8 @@ def published_peer(name: str, input_size: int | None = None) -> tuple[nn.Module,
     if config is None or not config.has_weights:
         raise InputError(f"{name}: timm knows no published weights of that name")
     resized = input_size and config.fixed_input_size and input_size != config.input_size[1]
-    options: dict[str, Any] = {"img_size": input_size} if resized else {}
+    if resized:
+        options["img_size"] = input_size
     try:
         network = timm.create_model(short, pretrained=True, **options)
     except Exception as error:  # the hub's client has a dozen errors of its own, and those of its transport
@@ -49,7 +51,7 @@ def published_peer(name: str, input_size: int | None = None) -> tuple[nn.Module,
 
 
 def peer_from(
-    name: str, path: Path, input_size: int | None = None, classes: int | None = None
+    name: str, path: Path, input_size: int | None = None, classes: int | None = None, **options: Any
 ) -> tuple[nn.Module, Image]:
     """A timm network with the weights of a file, and the image it takes.
 
@@ -58,6 +60,7 @@ def peer_from(
         path: a state dict in any format that `read_tensors` knows.
         input_size: pixels of a side; the network's own by default.
         classes: outputs; by default as many as the file has.
+        options: of `timm.create_model`, such as `drop_path_rate`.
 
     Raises:
         InputError: if there is no such network or file, or they do not fit each other.
@@ -65,12 +68,12 @@ def peer_from(
     from timm.models import clean_state_dict
 
     tensors, base = clean_state_dict(read_tensors(path)), name.partition(".")[0]
-    network, image = peer(base, num_classes=classes, input_size=input_size)
+    network, image = peer(base, num_classes=classes, input_size=input_size, **options)
     if classes is None and (held := _classes_in(tensors, network)) not in (
         None,
         count_outputs(name, network),
     ):
-        network, image = peer(base, num_classes=held, input_size=input_size)
+        network, image = peer(base, num_classes=held, input_size=input_size, **options)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

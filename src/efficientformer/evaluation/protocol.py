@@ -23,6 +23,8 @@ from efficientformer.errors import InputError
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "box", "hamming", "nearest")
 PAPER_SHARE, TIMM_SHARE = 0.875, 0.95  # of the resized short side, that the crop keeps
 NAMED = ("paper", "timm", "full")
+# Times as long as wide: what lies further out is cut before resizing, which would take gigabytes.
+_STRIP = 200
 _KNOWN = "paper, timm, full, run (what a run stored) or RESIZE:CROP[:INTERPOLATION], as 256:224:bicubic"
 
 
@@ -136,8 +138,19 @@ class Protocol:
 
     def _resized(self, picture: Image.Image) -> np.ndarray:
         size = (self.resize, self.resize) if self.squash else self.resize
-        return np.asarray(Resize(size, str_to_interp_mode(self.interpolation))(picture))
+        whole = picture if self.squash else _trimmed(picture)
+        return np.asarray(Resize(size, str_to_interp_mode(self.interpolation))(whole))
 
     def __str__(self) -> str:
         how = "whole picture" if self.squash else f"{self.resize}→{self.crop}"
         return f"{self.name} ({how}, {self.interpolation})"
+
+
+def _trimmed(picture: Image.Image) -> Image.Image:
+    """The middle of a picture that is a mere strip, of which a centre crop would see no more."""
+    width, height = picture.size
+    most = _STRIP * min(width, height)
+    if max(width, height) <= most:
+        return picture
+    left, top = max(0, (width - most) // 2), max(0, (height - most) // 2)
+    return picture.crop((left, top, min(width, left + most), min(height, top + most)))

@@ -221,7 +221,7 @@ def peer(
     import timm
 
     short = name.removeprefix(TIMM)
-    if short not in timm.list_models():
+    if short not in timm.list_models() and short not in timm.list_pretrained():
         near = ", ".join(timm.list_models(f"*{short[:8]}*")[:3])
         raise InputError(f"timm has no model {short!r}" + (f"; near: {near}" if near else ""))
     if num_classes is not None:

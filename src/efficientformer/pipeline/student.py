@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from efficientformer.errors import InputError
+from efficientformer.evaluation.classifier import HUB
+from efficientformer.evaluation.peers import count_outputs, peer_from, published_peer
 from efficientformer.latency.subjects import TIMM, peer, read_architecture
 from efficientformer.model.network import EfficientFormer
-from efficientformer.model.weights import read_tensors
 from efficientformer.model.zoo import create_model
 from efficientformer.named import load_network
 from efficientformer.presets import PRESETS
@@ -64,7 +65,7 @@ def _ours(name: str, classes: int, recipe: Recipe, pretrained: str | None) -> Ef
     side = recipe.input_size
     if name.partition(".")[0] in PRESETS and not Path(name).exists():
         if pretrained:
-            weights = True if pretrained == "hub" else pretrained
+            weights = True if pretrained == HUB else pretrained
             return create_model(
                 name, weights, num_classes=classes, input_size=side, drop_path_rate=recipe.drop_path
             )
@@ -90,24 +91,15 @@ def _fresh(architecture: Any, classes: int, recipe: Recipe) -> EfficientFormer:
 
 
 def _peer(name: str, classes: int, recipe: Recipe, pretrained: str | None) -> nn.Module:
-    """A timm model; weights from a file or, if asked for, the hub."""
-    options = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
-    if pretrained == "hub":
-        options["pretrained"] = True
-    network, _ = peer(name, num_classes=classes, input_size=recipe.input_size, seed=recipe.seed, **options)
-    if pretrained and pretrained != "hub":
-        _fill_peer(network, Path(pretrained))
-    return network
-
-
-def _fill_peer(network: nn.Module, path: Path) -> None:
-    """Weights of a file; classifiers of another number of classes begin anew."""
-    weights, own = read_tensors(path), network.state_dict()
-    fitting = {
-        name: tensor for name, tensor in weights.items() if name in own and tensor.shape == own[name].shape
-    }
-    left = [name for name in own if name not in fitting]
-    if any("head" not in name and "classifier" not in name and "fc" not in name for name in left):
-        wrong = next(name for name in left if "head" not in name and "classifier" not in name)
-        raise InputError(f"{path}: does not hold this network's {wrong}")
-    network.load_state_dict({**own, **fitting})
+    """A timm model; with weights, its classifier begins anew where it has another number of classes."""
+    side = recipe.input_size
+    options: dict[str, Any] = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
+    if not pretrained:
+        return peer(name, num_classes=classes, input_size=side, seed=recipe.seed, **options)[0]
+    if pretrained == HUB:
+        network, _ = published_peer(name, side, **options)
+    else:
+        network, _ = peer_from(name, Path(pretrained), side, **options)
+    if count_outputs(name, network) != classes:
+        network.reset_classifier(classes)  # ty: ignore[not-callable]
+    return network.requires_grad_(True)

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import efficientformer
 from efficientformer.data.images import MAX_UNREADABLE
+from efficientformer.data.rand_augment import rand_augment
 from efficientformer.data.sources import open_parts
 from efficientformer.data.sources.base import Parts
 from efficientformer.errors import InputError
@@ -92,6 +93,8 @@ class TrainJob:
                 raise InputError(f"{name} must be at least {least}, not {value}")
         if not 0 <= self.max_unreadable <= 1:
             raise InputError(f"max_unreadable is a share between 0 and 1, not {self.max_unreadable:g}")
+        if self.recipe.augmentation.rand_augment:  # a misspelt one is told before any work
+            rand_augment(self.recipe.augmentation.rand_augment, self.recipe.augmentation.interpolation)
         distils = self.recipe.distillation != "none"
         if distils and not self.teacher:
             kind = self.recipe.distillation
@@ -149,10 +152,13 @@ def train(job: TrainJob, out: Path, progress: Progress | None = None) -> dict[st
 def _train(job: TrainJob, folder: RunFolder, world: World, progress: Progress) -> dict[str, Any]:
     begun, recipe, work = time.monotonic(), job.recipe, folder.work("data")
     progress.stage(f"reading {job.data}")
-    parts = open_parts(job.data, recipe.seed, cache=work, progress=progress)
+    _check_shares(recipe, world)
+    parts = _opened(job, work, world, progress)
     begins = student(job.model, len(parts.classes), recipe, job.pretrained)
     with ExitStack() as stack:
         teacher = _teacher(job, parts, world, stack)
+        if world.main:
+            folder.claim(job)  # from here on the folder is this training's
         data = open_data(
             parts,
             recipe,
@@ -166,8 +172,6 @@ def _train(job: TrainJob, folder: RunFolder, world: World, progress: Progress) -
         stack.callback(data.close)
         log = Log(folder.root if world.main else None, job.logs if world.main else (), job.model)
         stack.callback(log.close)
-        if world.main:
-            folder.claim(job)  # from here on the folder is this training's
         progress.stage(_title(job, data, world))
         judge = _Judge(job, data, world, log, progress)
         learner = learn(
@@ -179,6 +183,7 @@ def _train(job: TrainJob, folder: RunFolder, world: World, progress: Progress) -
             title=job.model,
             world=world,
             teacher=teacher,
+            identity={"data": parts.train.digest(), "job": job.document()},
             after_epoch=judge,
             checkpoint_s=job.checkpoint_s,
             log=log,
@@ -190,6 +195,27 @@ def _train(job: TrainJob, folder: RunFolder, world: World, progress: Progress) -
         _keep(folder, job, learner, summary)
     world.wait()
     return summary
+
+
+def _check_shares(recipe: Recipe, world: World) -> None:
+    """Every process must have a share of each step, and as large a one as the others."""
+    parts = world.size * recipe.accumulate
+    if recipe.batch_size % world.size or recipe.batch_size < 2 * parts:
+        shares = f"{world.size} processes in {recipe.accumulate} parts each"
+        raise InputError(
+            f"batch_size {recipe.batch_size} cannot be shared by {shares}: give a multiple of {world.size} "
+            f"that is at least {2 * parts}"
+        )
+
+
+def _opened(job: TrainJob, work: Path, world: World, progress: Progress) -> Parts:
+    """The data set; what is kept of its shards is written by the first process, read by the others."""
+    if not world.main:
+        world.wait()
+    parts = open_parts(job.data, job.recipe.seed, cache=work, progress=progress)
+    if world.main:
+        world.wait()
+    return parts
 
 
 def _teacher(job: TrainJob, parts: Parts, world: World, stack: ExitStack) -> Teacher | None:
@@ -213,10 +239,14 @@ class _Judge:
         self._last: dict[str, Accuracy] = {}
         self._of = 0
 
-    def __call__(self, epoch: int, learner: Learner) -> None:
+    def __call__(self, epoch: int, learner: Learner, asked_to_stop: Callable[[], int]) -> None:
+        """Score, tell and log; nothing of it if it is asked to stop meanwhile."""
         if epoch % self.job.evaluate_every and epoch != self.job.recipe.epochs:
             return
-        self._last, self._of = self._scored(learner), epoch
+        scored = self._scored(learner, asked_to_stop)
+        if self.world.any(bool(asked_to_stop())):
+            return
+        self._last, self._of = scored, epoch
         numbers: dict[str, float] = {}
         for name, accuracy in self._last.items():
             numbers[f"{name}/top1"] = accuracy.score.top1
@@ -228,23 +258,28 @@ class _Judge:
 
     def of(self, learner: Learner) -> dict[str, Accuracy]:
         """The accuracies at the end; counted anew if the last epoch was another call's."""
-        return self._last if self._of == self.job.recipe.epochs else self._scored(learner)
-
-    def _scored(self, learner: Learner) -> dict[str, Accuracy]:
-        networks = {"weights": learner.model}
-        if learner.average:
-            networks["average"] = learner.average.module
-        return {name: self._accuracy(network) for name, network in networks.items()}
+        return self._last if self._of == self.job.recipe.epochs else self._scored(learner, lambda: 0)
 
     @torch.no_grad()
-    def _accuracy(self, network: nn.Module) -> Accuracy:
-        network.eval()
-        tally = Tally(len(self.data.parts.classes), self.world.device)
+    def _scored(self, learner: Learner, asked_to_stop: Callable[[], int]) -> dict[str, Accuracy]:
+        networks = {"weights": learner.model.eval()}
+        if learner.average:
+            networks["average"] = learner.average.module.eval()
+        tallies = {name: Tally(len(self.data.parts.classes), self.world.device) for name in networks}
+        for network in networks.values():
+            self.world.share_buffers(network)
         for x, labels in self.data.val():
-            tally.add(_mean(network(x)), labels)
+            for name, network in networks.items():
+                tallies[name].add(_mean(network(x)), labels)
+            if asked_to_stop():
+                break
+        unreadable = self.data.unreadable(self.world.gather(self.data.unreadable(())))
+        return {name: self._together(tally, unreadable) for name, tally in tallies.items()}
+
+    def _together(self, tally: Tally, unreadable: tuple[str, ...]) -> Accuracy:
         for mine in tally.state():
             mine.copy_(self.world.sum(mine.cpu()))
-        return tally.accuracy(self.data.unreadable())
+        return tally.accuracy(unreadable)
 
 
 def _mean(outputs: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -277,7 +312,7 @@ def _summary(
             "val": kept.score.images,
             "train_digest": data.parts.train.digest(),
             "val_digest": data.parts.val.digest(),
-            "unreadable": list(data.unreadable()),
+            "unreadable": list(kept.unreadable),
         },
         "processes": world.size,
         "device": str(world.device.type),

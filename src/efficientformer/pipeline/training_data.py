@@ -39,7 +39,7 @@ class TrainingData:
         val: gives this process's share of the validation images, normalised, with their labels, once through.
         keep: `held` or `stream`.
         protocol: how validation images are prepared.
-        unreadable: files left out so far, by this process.
+        unreadable: files left out so far; given those of other processes, it counts them too.
         close: ends the processes that read.
     """
 
@@ -48,7 +48,7 @@ class TrainingData:
     val: Callable[[], Iterator[tuple[Tensor, Tensor]]]
     keep: str
     protocol: Protocol
-    unreadable: Callable[[], tuple[str, ...]]
+    unreadable: Callable[[tuple[str, ...]], tuple[str, ...]]
     close: Callable[[], None] = lambda: None
 
 
@@ -117,7 +117,7 @@ def _held(
 
     protocol = Protocol("run", side, recipe.input_size, square=True)
     return TrainingData(
-        parts, batches, judged, "held", protocol, lambda: (*train.unreadable, *val.unreadable)
+        parts, batches, judged, "held", protocol, lambda _: (*train.unreadable, *val.unreadable)
     )
 
 
@@ -152,8 +152,7 @@ def _streamed(
     workers: int,
 ) -> TrainingData:
     protocol, order = Protocol.parse("paper", recipe.input_size), order_of(recipe, parts.train)
-    limit = (len(parts.train) + len(parts.val)) // world.size  # each process counts its own
-    bad = BadFiles(limit, max_unreadable, progress.line)
+    bad = BadFiles(len(parts.train) + len(parts.val), max_unreadable, progress.line)
     stream = Stream(
         parts.train,
         order,
@@ -176,12 +175,16 @@ def _streamed(
                     batch.labels.to(world.device),
                 )
 
+    def counted(others: tuple[str, ...]) -> tuple[str, ...]:
+        bad.add(others)
+        return bad.names
+
     return TrainingData(
         parts,
         _Streamed(stream, order, bad, world.device),
         judged,
         "stream",
         protocol,
-        lambda: bad.names,
+        counted,
         stream.close,
     )

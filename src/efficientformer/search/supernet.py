@@ -116,14 +116,14 @@ class Supernet(nn.Module):
                 x = self.embed(index)(x)
             grid = self.space.largest.grid(index)
             for path, weights in zip(self.stage(index), self._weights[index], strict=True):
-                x = path.mix(x, weights, grid)
+                x = path.mix(x, weights.to(x.device), grid)
         return self.head(as_tokens(x))
 
 
 def _noise(like: Tensor, noise: Noise, generator: torch.Generator) -> Tensor:
     if noise == "none":
         return torch.zeros_like(like)
-    uniform = torch.rand(like.shape, generator=generator)
+    uniform = torch.rand(like.shape, generator=generator).to(like.device)  # the same on every device
     if noise == "uniform":
         return uniform
     return -(-uniform.clamp(1e-9, 1 - 1e-7).log()).log()

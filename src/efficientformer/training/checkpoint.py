@@ -39,11 +39,20 @@ class Keeper:
         self._saved, self._saving_s = time.monotonic(), 0.0
 
     def restore(self) -> int:
-        """Put the last state back; the step it was taken after, 0 if there is none."""
-        return restore(self.path, self.learner, self.about)
+        """Put the last state back; the step it was taken after, 0 if there is none.
 
-    def after(self, step: int, came: int, *, done: bool) -> None:
-        """Save if it is time, at the end, and before stopping, on which all processes agree.
+        Raises:
+            InputError: as `restore`, or if some process sees another file than others.
+        """
+        step, world = restore(self.path, self.learner, self.about), self.learner.world
+        if int(world.sum(torch.tensor(step))) != step * world.size:
+            raise InputError(
+                f"{self.path}: not all processes see the same checkpoint; is it on shared storage?"
+            )
+        return step
+
+    def after(self, step: int, came: int, *, save: bool = False) -> None:
+        """Save if it is time or asked for, and before stopping, on which all processes agree.
 
         Raises:
             Stopped: if a signal came (its number, or 0), to any process.
@@ -52,8 +61,8 @@ class Keeper:
         stops = world.any(bool(came))
         begun = time.monotonic()
         due = begun - self._saved > max(self.every_s, self._saving_s / SAVING_SHARE)
-        if world.main and (stops or done or due):
-            save(self.path, self.learner, step, self.about)
+        if world.main and (stops or save or due):
+            write(self.path, self.learner, step, self.about)
             self._saved = time.monotonic()
             self._saving_s = self._saved - begun
         if stops:
@@ -61,7 +70,7 @@ class Keeper:
             raise Stopped(terminated=came != signal.SIGINT)
 
 
-def save(path: Path, learner: Learner, step: int, about: dict[str, Any]) -> None:
+def write(path: Path, learner: Learner, step: int, about: dict[str, Any]) -> None:
     """Write the state after `step` steps, atomically; `about` says what job it belongs to."""
     tensors = {f"model.{name}": tensor for name, tensor in learner.model.state_dict().items()}
     if learner.average:

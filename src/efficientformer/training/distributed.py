@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -65,6 +66,12 @@ class World:
         if self.size > 1:
             dist.barrier(group=_talk())
 
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give all processes the first one's batch-norm statistics: each has those of its own images."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
     def wrapped(self, model: nn.Module) -> nn.Module:
         """The model with gradients averaged over all processes."""
         if self.size == 1:
@@ -116,5 +123,6 @@ _TALK: list[dist.ProcessGroup] = []
 def _talk() -> dist.ProcessGroup:
     """A group on the processors, for the little that is said between steps: no device has to wait for it."""
     if not _TALK:
-        _TALK.append(dist.new_group(backend="gloo"))
+        # Others wait while the first decodes all images; a lost process shows where gradients are averaged.
+        _TALK.append(dist.new_group(backend="gloo", timeout=timedelta(hours=12)))
     return _TALK[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -36,9 +37,9 @@ class Part:
     advice: Tensor | None = None
 
     def split(self, count: int) -> list[Part]:
-        """The same in `count` parts, or as many as there are images."""
-        columns = [self.x.chunk(count), self.targets.chunk(count)]
-        advice = self.advice.chunk(count) if self.advice is not None else [None] * len(columns[0])
+        """The same in `count` parts, in every process as many: they make forward passes together."""
+        columns = [self.x.tensor_split(count), self.targets.tensor_split(count)]
+        advice = self.advice.tensor_split(count) if self.advice is not None else [None] * count
         return [Part(*one) for one in zip(*columns, advice, strict=True)]
 
 
@@ -72,6 +73,11 @@ class Learner:
         self.optimizer, self._clipped = optimizer_of(self.model, self.recipe, self.searched)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.recipe.precision == "fp16")
 
+    def autocast(self) -> AbstractContextManager:
+        """The recipe's number type, for forward passes."""
+        kind = _TYPES.get(self.recipe.precision)
+        return torch.autocast(self.world.device.type, kind, enabled=kind is not None)
+
     def _average(self) -> ModelEmaV3:
         return ModelEmaV3(self.model, self.recipe.ema, use_warmup=self.recipe.ema_warmup)
 
@@ -91,8 +97,7 @@ class Learner:
 
     def _loss(self, part: Part) -> Tensor:
         recipe = self.recipe
-        kind = _TYPES.get(recipe.precision)
-        with torch.autocast(part.x.device.type, kind, enabled=kind is not None):
+        with self.autocast():
             outputs = self.forward(part.x)
         return distillation_loss(
             _as_float(outputs),

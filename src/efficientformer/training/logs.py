@@ -114,7 +114,7 @@ class Log:
         if self._folder and self.path:
             self._folder.mkdir(parents=True, exist_ok=True)
             if self.path.exists():
-                kept = [line for line in read_log(self.path) if line["step"] <= step] if step else []
+                kept = [line for line in read_log(self.path) if _is_before(line, step)]
                 write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
             self._sinks = [SINKS[name](self._folder, self._title, step) for name in self._names]
         self._images, self._since = 0, time.monotonic()
@@ -147,6 +147,11 @@ class Log:
             file.write(json.dumps({"kind": kind, "step": step, **numbers}) + "\n")
         for sink in self._sinks:
             sink.add(step, {name: value for name, value in numbers.items() if name != "epoch"})
+
+
+def _is_before(line: Mapping[str, Any], step: int) -> bool:
+    """Whether a line was written before the checkpoint of a step, at which an epoch's end is told anew."""
+    return line["step"] < step or (line["step"] == step and line["kind"] == "step" and step > 0)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +31,14 @@ from efficientformer.training.recipe import Recipe
 from efficientformer.training.stopping import stop_requests
 
 CHECKPOINT_S = 20.0
+SKIPPED = 20  # looks in a row, in fp16
 LOOK_EVERY = 20  # steps; looking at the loss makes an accelerator wait
 Prepare = Callable[[int, float], None]
 """Told (step, share of the training that is done) before each forward pass: a supernet draws its noise."""
+
+
+AfterEpoch = Callable[[int, Learner, Callable[[], int]], None]
+"""Told (epochs done, learner, whether to stop) when the state is saved; asked to stop, it should end soon."""
 
 
 class Batches(Protocol):
@@ -67,9 +72,10 @@ def train(
     title: str,
     world: World | None = None,
     teacher: Advisor | None = None,
+    identity: Mapping[str, Any] | None = None,
     prepare: Prepare | None = None,
     searched: tuple[nn.Parameter, ...] = (),
-    after_epoch: Callable[[int, Learner], None] | None = None,
+    after_epoch: AfterEpoch | None = None,
     checkpoint_s: float | None = None,
     log: Log | None = None,
     progress: Progress | None = None,
@@ -85,9 +91,10 @@ def train(
         title: for the progress lines and the checkpoint.
         world: the processes that train together; each calls this.
         teacher: what to distil from, if the recipe does.
+        identity: what else tells this training from others: a checkpoint of another is refused.
         prepare: called before each forward pass.
         searched: architecture parameters; they learn without weight decay and clipping.
-        after_epoch: told (epochs done, learner) by all processes.
+        after_epoch: told by all processes; after a resume again, if that is where the training stopped.
         checkpoint_s: seconds between two checkpoints; `CHECKPOINT_S` by default.
         log: what is told of steps and epochs in files.
         progress: told how far it is.
@@ -104,12 +111,20 @@ def train(
     total = recipe.epochs * per_epoch
     with _own_randomness(world.device), stop_requests() as came:
         learner = Learner(model, recipe, searched, world)
-        about = {"title": title, "recipe": recipe.to_json(), "images": data.order.length}
+        about = {"title": title, "recipe": recipe.to_json(), "images": data.order.length, **(identity or {})}
         keeper = Keeper(state, learner, about, CHECKPOINT_S if checkpoint_s is None else checkpoint_s)
         schedule = schedule_of(learner.optimizer, recipe, per_epoch)
         mixing = Mixing(recipe.augmentation, recipe.label_smoothing, classes, recipe.seed)
         step = keeper.restore()
         teller = _Teller(title, learner, total, log, progress, step)
+
+        def judge(step: int) -> None:
+            if after_epoch:
+                after_epoch(step // per_epoch, learner, came)
+            model.train()
+
+        if 0 < step < total and step % per_epoch == 0:
+            judge(step)  # its end may not have been told of any more
         model.train()
         for batch in itertools.islice(data.from_step(step), total - step) if step < total else ():
             schedule.step_update(step)
@@ -117,13 +132,16 @@ def train(
             if prepare:
                 learner.before_part = partial(prepare, step, step / total)
             x, targets = mixing(normalise_planes(batch.pixels), batch.labels, step, world.rank)
-            loss = learner.step(Part(x, targets, teacher(x) if teacher else None), step)
+            with learner.autocast():
+                advice = teacher(x) if teacher else None
+            loss = learner.step(Part(x, targets, advice), step)
             step += 1
             teller.look(step, loss, len(batch.labels))
-            if after_epoch and step % per_epoch == 0:
-                after_epoch(step // per_epoch, learner)
-                model.train()
-            keeper.after(step, came(), done=step == total)
+            ends = step % per_epoch == 0
+            keeper.after(step, came(), save=ends)
+            if ends:
+                judge(step)
+                keeper.after(step, came())  # it may have been asked to stop meanwhile
     model.eval()
     return learner
 
@@ -137,6 +155,7 @@ class _Teller:
         self.title, self.learner, self.total = title, learner, total
         self.log, self.progress = log, progress
         self._unseen = 0  # images since the last look
+        self._wrong = 0  # looks in a row at which the loss was no number
         log.resume(step)
         if 0 < step < total:
             progress.line(f"   {title}: going on after step {step} of {total}")
@@ -145,15 +164,18 @@ class _Teller:
         """The loss after so many steps.
 
         Raises:
-            InputError: if it is no number. With fp16 it may be, now and then: the scale of the loss follows.
+            InputError: if it is no number. In fp16 it may be none, now and then: the loss's scale follows.
         """
         self._unseen += images
         if loss.device.type != "cpu" and step % LOOK_EVERY and step < self.total:
             return
         value, recipe = loss.item(), self.learner.recipe
-        if not math.isfinite(value) and not self.learner.scaler.is_enabled():
+        self._wrong = 0 if math.isfinite(value) else self._wrong + 1
+        if self._wrong > (SKIPPED if self.learner.scaler.is_enabled() else 0):
             advice = f"lower --learning-rate {recipe.learning_rate:g}"
             raise InputError(f"{self.title}: the loss is {value} at step {step - 1}; {advice}")
+        if self._wrong:
+            return
         rate = self.learner.optimizer.param_groups[0]["lr"]
         images = self._unseen * self.learner.world.size
         self.log.step(step, loss=value, learning_rate=rate, images=images)

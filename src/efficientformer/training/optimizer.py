@@ -22,6 +22,7 @@ def optimizer_of(
     """
     known = {id(parameter) for parameter in searched}
     names = [name for name, parameter in model.named_parameters() if id(parameter) in known]
+    names += getattr(model, "no_weight_decay", set)()  # what a network says of its own tables and tokens
     groups = param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=names)
     for group in groups:
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in known]
@@ -39,9 +40,9 @@ def schedule_of(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoc
     return CosineLRScheduler(
         optimizer,
         t_initial=steps - warmup,
-        lr_min=recipe.final_rate * recipe.rate_factor,
+        lr_min=recipe.final_rate,
         warmup_t=warmup,
-        warmup_lr_init=recipe.warmup_rate * recipe.rate_factor,
+        warmup_lr_init=recipe.warmup_rate,
         warmup_prefix=True,
         t_in_epochs=False,
     )

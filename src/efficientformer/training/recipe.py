@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,8 +28,8 @@ class Recipe:
         learning_rate: AdamW's peak.
         scale_rate: whether the learning rate is given for 1024 images a step and scaled to `batch_size`.
         warmup_epochs: until the peak is reached; then cosine.
-        warmup_rate: the learning rate at first, final_rate: and at last; scaled like the peak.
-        final_rate: see above.
+        warmup_rate: the learning rate at first; never scaled, as in the authors' code.
+        final_rate: the same at last.
         weight_decay: AdamW's, none on vectors (paper: 0.025).
         label_smoothing: paper: 0.1.
         clip: adaptive gradient clipping, 0 for none (paper: 0.01).
@@ -83,6 +84,15 @@ class Recipe:
             value = self._value(name)
             if not 0 <= value <= 1:
                 raise InputError(f"{name} is a share between 0 and 1, not {value}")
+        for name in ("learning_rate", "warmup_epochs", "warmup_rate", "final_rate", "layer_scale"):
+            if not math.isfinite(self._value(name)):
+                raise InputError(f"{name} must be a number, not {self._value(name)}")
+        if self.ema == 1:
+            raise InputError("ema must be below 1, not 1: the average would never move")
+        if not self.distillation_temperature > 0:
+            raise InputError(
+                f"distillation_temperature must be above zero, not {self.distillation_temperature}"
+            )
         if self.input_size % 32:
             raise InputError(f"input_size must be a multiple of 32, not {self.input_size}")
         if not self.learning_rate > 0:
@@ -93,13 +103,8 @@ class Recipe:
 
     @property
     def peak_rate(self) -> float:
-        """The learning rate after the warm-up."""
-        return self.learning_rate * self.rate_factor
-
-    @property
-    def rate_factor(self) -> float:
-        """By how much the recipe's learning rates are scaled to the batch size."""
-        return self.batch_size / RATE_IMAGES if self.scale_rate else 1.0
+        """The learning rate after the warm-up, scaled to the batch size if it is meant to be."""
+        return self.learning_rate * (self.batch_size / RATE_IMAGES if self.scale_rate else 1.0)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON document."""

@@ -77,8 +77,8 @@ class Parquet:
         content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
         if content is None and path:
             return (table.path.parent / path).read_bytes()
-        if content is None:
-            raise OSError("the cell is empty")
+        if not isinstance(content, bytes):
+            raise OSError("the cell is empty" if content is None else "the cell holds no picture's bytes")
         return content
 
     def digest(self) -> str:
