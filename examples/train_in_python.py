@@ -27,10 +27,8 @@ def main() -> None:
             network, out / "model.onnx", Target.parse("onnxruntime"), random_images(image), photographs=False
         )
         for name in (out, out / "model.onnx"):
-            found = evaluate_named(str(name), digits)
-            print(
-                f"{name.name}: {found.accuracy.score}, calibration error {found.accuracy.calibration_error:.3f}"
-            )
+            accuracy = evaluate_named(str(name), digits).accuracy
+            print(f"{name.name}: {accuracy.score}, calibration error {accuracy.calibration_error:.3f}")
 
 
 if __name__ == "__main__":
