@@ -1,7 +1,7 @@
 """EfficientFormer L1 and MobileNetV2 from scratch on Imagenette at 128 px, with and without a teacher.
 
     python benchmarks/imagenette_training.py --data imagenette --teacher mobilenet.tflite  # 4 epochs
-    python benchmarks/imagenette_training.py --data imagenette --teacher mobilenet.tflite --epochs 80 --device cuda
+    python benchmarks/imagenette_training.py --data imagenette --teacher mobilenet.tflite --epochs 80
 
 Each of the four trainings resumes where it was stopped. Writes results/imagenette_training-EPOCHS.json, .md:
 recipe, seed, the accuracy of every epoch with its number of images, date and machine.
