@@ -27,12 +27,12 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 
 from efficientformer import InputError
 from efficientformer.data.augmentation import Augmentation, Interpolation
+from efficientformer.data.bad_files import BadFiles
 from efficientformer.data.order import Order
 from efficientformer.data.sources import open_parts
 from efficientformer.data.sources.base import Source
 from efficientformer.data.sources.folder import Folder
 from efficientformer.data.stream import (
-    BadFiles,
     RawBatch,
     Stream,
     evaluation_stream,

@@ -21,6 +21,7 @@ from efficientformer.training import checkpoint, learner, loop
 from efficientformer.training.batches import held_batches
 from efficientformer.training.learner import Learner, Part
 from efficientformer.training.recipe import Recipe
+from efficientformer.training.stopping import Stopped
 from tests.strategies import randomised, tiny
 
 SIDE = 32
@@ -85,7 +86,7 @@ def saving_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("saving_each_step")
 @pytest.mark.parametrize("stops", [(1,), (4,), (5,), (2, 3)])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_stopped_training_resumes_bit_for_bit(
     stops: tuple[int, ...], precision: Any, tmp_path: Path
 ) -> None:
@@ -114,6 +115,54 @@ def test_only_the_steps_that_are_left_are_made(tmp_path: Path) -> None:
         train(fresh(), coloured(), RECIPE, tmp_path / "state.safetensors", title="t", prepare=prepare)
     train(fresh(), coloured(), RECIPE, tmp_path / "state.safetensors", title="t", prepare=prepare)
     assert steps == [(step, step / 6) for step in (0, 1, 2, 3, 3, 4, 5)]
+
+
+def test_an_epoch_that_was_not_told_of_is_told_after_a_resume(tmp_path: Path) -> None:
+    """The state is saved before the epoch is told of, so that a stop in a long evaluation loses nothing."""
+    told: list[int] = []
+
+    def stopped_while_told(epoch: int, _learner: Learner, _asked: Callable[[], int]) -> None:
+        told.append(epoch)
+        if told == [1]:
+            raise StopError
+
+    whole, parted = fresh(), fresh()
+    train(whole, coloured(), RECIPE, tmp_path / "whole.safetensors")
+    with pytest.raises(StopError):
+        train(parted, coloured(), RECIPE, tmp_path / "state.safetensors", after_epoch=stopped_while_told)
+    steps: list[int] = []
+    parted = fresh()
+    train(
+        parted,
+        coloured(),
+        RECIPE,
+        tmp_path / "state.safetensors",
+        after_epoch=stopped_while_told,
+        prepare=lambda step, _: steps.append(step),
+    )
+    assert told == [1, 1, 2]
+    assert steps == [3, 4, 5]
+    assert same(parted, whole)
+
+
+def test_a_request_to_stop_while_an_epoch_is_told_of(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def told(epoch: int, _learner: Learner, came: Callable[[], int]) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        asked.append(came())
+
+    with pytest.raises(Stopped) as stop:
+        train(fresh(), coloured(), RECIPE, tmp_path / "state.safetensors", after_epoch=told)
+    assert stop.value.terminated
+    assert asked == [signal.SIGTERM]
+
+
+def test_a_training_that_only_overflows_is_ended(tmp_path: Path) -> None:
+    """In fp16 a step that overflows is left out, and the next is tried at half the scale: not for ever."""
+    recipe = dataclasses.replace(RECIPE, precision="fp16", epochs=40, learning_rate=1e30, warmup_epochs=0)
+    with pytest.raises(InputError, match=r"t: the loss is (nan|inf) at step"):
+        train(fresh(), coloured(), recipe, tmp_path / "state.safetensors")
 
 
 def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:

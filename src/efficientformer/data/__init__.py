@@ -1,1 +1,1 @@
-"""Folders of images: found, split, decoded once into one array, and served in augmented batches."""
+"""Labelled pictures: where they are, how they are read, held or streamed, and what training does to them."""

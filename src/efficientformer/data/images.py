@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from efficientformer.data.bad_files import BadFiles
 from efficientformer.data.decode import read_from, square, without_warnings
 from efficientformer.data.sources.base import Source
 from efficientformer.data.sources.folder import Folder, Sample
@@ -24,7 +25,6 @@ from efficientformer.errors import InputError
 from efficientformer.files import read_json, write_json
 from efficientformer.progress import Progress
 
-MAX_UNREADABLE = 0.05  # of all images
 _CHUNK = 256
 
 
@@ -86,10 +86,7 @@ def refuse_unreadable(parts: Sequence[Images], limit: float) -> None:
         InputError: naming the first of them.
     """
     unreadable = [name for part in parts for name in part.unreadable]
-    total = len(unreadable) + sum(map(len, parts))
-    if len(unreadable) > limit * total:
-        share = f"{len(unreadable)} of {total} images are unreadable"
-        raise InputError(f"{share}, more than --max-unreadable {limit:.0%}; the first: {unreadable[0]}")
+    BadFiles(len(unreadable) + sum(map(len, parts)), limit).add(unreadable)
 
 
 def _decode_to(source: Source, side: int, cache: Path, about: Path, key: str, progress: Progress) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,11 +23,9 @@ from torch.utils.data import Dataset
 from efficientformer.data.augmentation import Augmentation
 from efficientformer.data.batches import RawBatch
 from efficientformer.data.decode import read_from, without_warnings
-from efficientformer.data.images import MAX_UNREADABLE
 from efficientformer.data.order import Draws, Order
 from efficientformer.data.sources.base import Source
-from efficientformer.data.workers import Batches
-from efficientformer.errors import InputError
+from efficientformer.data.workers import WorkerBatches
 
 Transform = Callable[[Image.Image], Tensor]
 _AUGMENTING = 2  # tells these random numbers from the order's (0) and those of batches from memory (1)
@@ -64,7 +62,7 @@ class Stream:
         transform, least = training_transform(augmentation, side), least_side(augmentation, side)
         reader = _Reader(source, transform, least, seed, empty=(0, 3, side, side))
         self._steps = _Steps(order, rank, size)
-        self._batches = Batches(reader, self._steps, workers, torch.device(device), keep=True)
+        self._batches = WorkerBatches(reader, self._steps, workers, torch.device(device), keep=True)
 
     def from_step(self, step: int) -> Iterator[RawBatch]:
         """The batches of a step, counted from the start of the training, and all after it.
@@ -102,7 +100,7 @@ def evaluation_stream(
     start, stop = (len(source) * place // size for place in (rank, rank + 1))
     parts = (np.arange(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size))
     batches = [Draws(part, part) for part in parts]
-    return iter(Batches(_Reader(source, transform), batches, workers, torch.device(device), keep=False))
+    return iter(WorkerBatches(_Reader(source, transform), batches, workers, torch.device(device), keep=False))
 
 
 def training_transform(augmentation: Augmentation, side: int) -> Transform:
@@ -134,43 +132,6 @@ def least_side(augmentation: Augmentation, side: int) -> int:
     `min_area` of the area, and its narrow side is at least √(3/4 of its area).
     """
     return math.ceil(side / math.sqrt(augmentation.min_area * _NARROWEST)) if augmentation.min_area else 0
-
-
-class BadFiles:
-    """Keeps count of unreadable pictures.
-
-    Args:
-        total: pictures in the source.
-        limit: share of them that may be unreadable.
-        tell: told of each when it first appears.
-    """
-
-    def __init__(
-        self, total: int, limit: float = MAX_UNREADABLE, tell: Callable[[str], object] | None = None
-    ) -> None:
-        self._total, self._limit, self._tell = total, limit, tell
-        self._names: dict[str, None] = {}
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Each once, in the order they appeared."""
-        return tuple(self._names)
-
-    def add(self, names: Iterable[str]) -> None:
-        """Count those that are new.
-
-        Raises:
-            InputError: naming the first, if they are too many by now.
-        """
-        for name in names:
-            if name not in self._names:
-                self._names[name] = None
-                if self._tell:
-                    self._tell(f"   unreadable, left out: {name}")
-        if len(self._names) > self._limit * self._total:
-            share = f"{len(self._names)} of {self._total} images are unreadable"
-            first = next(iter(self._names))
-            raise InputError(f"{share}, more than --max-unreadable {self._limit:.0%}; the first: {first}")
 
 
 @dataclass

@@ -33,7 +33,7 @@ class Pinnable(Protocol):
 _Batch = TypeVar("_Batch", bound=Pinnable)
 
 
-class Batches(Generic[_Batch]):
+class WorkerBatches(Generic[_Batch]):
     """What a reader makes of each of some draws, in their order.
 
     Args:
@@ -99,7 +99,7 @@ class Batches(Generic[_Batch]):
         )
 
 
-_LIVE: weakref.WeakSet[Batches[Any]] = weakref.WeakSet()
+_LIVE: weakref.WeakSet[WorkerBatches[Any]] = weakref.WeakSet()
 
 
 @atexit.register

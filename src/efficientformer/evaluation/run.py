@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from efficientformer.data.images import MAX_UNREADABLE
-from efficientformer.data.stream import BadFiles, evaluation_stream
+from efficientformer.data.bad_files import MAX_UNREADABLE, BadFiles
+from efficientformer.data.stream import evaluation_stream
 from efficientformer.errors import InputError
 from efficientformer.evaluation.classifier import Classifier, classifier
 from efficientformer.evaluation.labels import outputs_of

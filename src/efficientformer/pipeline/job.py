@@ -10,7 +10,7 @@ from typing import Any
 
 from efficientformer.architecture import check_input_size
 from efficientformer.data.augmentation import Augmentation
-from efficientformer.data.images import MAX_UNREADABLE
+from efficientformer.data.bad_files import MAX_UNREADABLE
 from efficientformer.errors import InputError
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.target import Target

@@ -24,8 +24,8 @@ from efficientformer.latency.untrained import untrained
 from efficientformer.model.network import EfficientFormer
 from efficientformer.pipeline.folder import RunFolder
 from efficientformer.pipeline.job import TOLERANCE, Job
-from efficientformer.pipeline.learn import Judge
 from efficientformer.pipeline.preflight import Plan
+from efficientformer.pipeline.slim_training import Judge
 from efficientformer.runtimes import RUNTIMES
 
 PEER = "timm/mobilenetv2_100"

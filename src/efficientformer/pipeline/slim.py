@@ -21,9 +21,9 @@ from efficientformer.model.checkpoint import save_model
 from efficientformer.model.network import EfficientFormer
 from efficientformer.pipeline.folder import TABLE, RunFolder
 from efficientformer.pipeline.job import AIM, TOLERANCE, Job
-from efficientformer.pipeline.learn import Judge, learn_network, learn_supernet, rank, read_images
 from efficientformer.pipeline.preflight import Plan, preflight
 from efficientformer.pipeline.prove import Proof, Result, prove, quick_receipt, summarise
+from efficientformer.pipeline.slim_training import Judge, learn_network, learn_supernet, rank, read_images
 from efficientformer.progress import Progress
 from efficientformer.search import slimming
 from efficientformer.search.journal import Journal

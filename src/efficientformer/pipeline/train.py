@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import efficientformer
-from efficientformer.data.images import MAX_UNREADABLE
+from efficientformer.data.bad_files import MAX_UNREADABLE
 from efficientformer.data.rand_augment import rand_augment
 from efficientformer.data.sources import open_parts
 from efficientformer.data.sources.base import Parts

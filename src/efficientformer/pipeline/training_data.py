@@ -11,12 +11,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from efficientformer.data.bad_files import BadFiles
 from efficientformer.data.batches import RawBatch, cached_side, evaluation_batches
 from efficientformer.data.held import fits
 from efficientformer.data.images import Images, decode, refuse_unreadable
 from efficientformer.data.order import Order
 from efficientformer.data.sources.base import Parts, Source
-from efficientformer.data.stream import BadFiles, Stream, evaluation_stream
+from efficientformer.data.stream import Stream, evaluation_stream
 from efficientformer.errors import InputError
 from efficientformer.evaluation.protocol import Protocol
 from efficientformer.files import read_json, write_json
