@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from efficientformer.files import read_json, write_atomically, write_json
-from efficientformer.pipeline.train import TrainJob, train
+from efficientformer.pipeline.train import train
+from efficientformer.pipeline.train_job import TrainJob
 from efficientformer.training.logs import read_log
 from efficientformer.training.recipes import recipe_of
 

@@ -8,7 +8,8 @@ from efficientformer.latency.artefact import export, random_images
 from efficientformer.latency.target import Target
 from efficientformer.model.checkpoint import load_model
 from efficientformer.pipeline.demo import write_digits
-from efficientformer.pipeline.train import TrainJob, train
+from efficientformer.pipeline.train import train
+from efficientformer.pipeline.train_job import TrainJob
 from efficientformer.training.recipes import recipe_of
 
 

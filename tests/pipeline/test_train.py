@@ -17,7 +17,8 @@ from efficientformer.files import read_json, write_json
 from efficientformer.model.checkpoint import save_model
 from efficientformer.model.network import EfficientFormer
 from efficientformer.pipeline.student import student
-from efficientformer.pipeline.train import TrainJob, train
+from efficientformer.pipeline.train import train
+from efficientformer.pipeline.train_job import TrainJob
 from efficientformer.predict import predictor
 from efficientformer.progress import Progress
 from efficientformer.training.logs import read_log

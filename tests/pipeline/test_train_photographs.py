@@ -11,7 +11,8 @@ import torch
 
 from efficientformer import load_model
 from efficientformer.files import write_json
-from efficientformer.pipeline.train import TrainJob, train
+from efficientformer.pipeline.train import train
+from efficientformer.pipeline.train_job import TrainJob
 from efficientformer.progress import Progress
 from efficientformer.training.recipe import Recipe
 from tests.strategies import tiny

@@ -8,8 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from efficientformer.cli.options import Json, print_json
-from efficientformer.pipeline.train import TrainJob
 from efficientformer.pipeline.train import train as run_train
+from efficientformer.pipeline.train_job import TrainJob
 from efficientformer.pipeline.training_data import Keep
 from efficientformer.terminal.table import show
 from efficientformer.terminal.training import recipes_table, trained_table

@@ -1,1 +1,1 @@
-"""The main job, from a folder of images and a budget to a proven network: its stages in order."""
+"""The jobs, from a folder of images to a network and its proof: slimming, training, shipping, in stages."""
