@@ -221,6 +221,8 @@ def test_a_peer_learns_and_is_known_again(photos: Path, tmp_path: Path) -> None:
         "timm/mobilenetv2_035", 5, recipe, pretrained=str(tmp_path / "run" / "model.safetensors")
     )
     assert further.network.get_classifier().weight.shape[0] == 5  # ty: ignore
+    again = train(job(str(tmp_path / "run"), photos, recipe), tmp_path / "again", QUIET)
+    assert (again["model"], again["begun_from"]) == ("timm/mobilenetv2_035", str(tmp_path / "run"))
     assert summary["params"] > 0
 
 

@@ -13,13 +13,16 @@ from torch import nn
 from efficientformer.errors import InputError
 from efficientformer.evaluation.classifier import HUB
 from efficientformer.evaluation.peers import count_outputs, peer_from, published_peer
+from efficientformer.evaluation.preparation import of_run
 from efficientformer.latency.subjects import TIMM, peer, read_architecture
 from efficientformer.model.network import EfficientFormer
 from efficientformer.model.zoo import create_model
-from efficientformer.named import load_network
+from efficientformer.named import load_network, run_of
 from efficientformer.presets import PRESETS
 from efficientformer.training.distillation import prepare_student
 from efficientformer.training.recipe import Recipe
+
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,13 @@ class Student:
 
     Attributes:
         network: with as many outputs as there are classes.
+        name: of the network, or of what it goes on from; `timm/NAME` of a trained peer.
         heads: how many classifiers it has.
         pretrained: whether its weights come from somewhere.
     """
 
     network: nn.Module
+    name: str
     heads: int
     pretrained: bool
 
@@ -50,6 +55,10 @@ def student(name: str, classes: int, recipe: Recipe, pretrained: str | None = No
     Raises:
         InputError: if there is no such network, or the weights do not fit.
     """
+    if (run := run_of(Path(name))) and (model := of_run(run)[2]).startswith(TIMM):
+        if pretrained:
+            raise InputError(f"{name}: has its own weights; --pretrained is for presets and peers")
+        return dataclasses.replace(student(model, classes, recipe, str(run / WEIGHTS)), name=model)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         if name.startswith(TIMM):
@@ -58,7 +67,7 @@ def student(name: str, classes: int, recipe: Recipe, pretrained: str | None = No
             network = _ours(name, classes, recipe, pretrained)
     heads = prepare_student(network, recipe.distillation)
     begun = name.partition(".")[0] in PRESETS or name.startswith(TIMM) or name.endswith(".json")
-    return Student(network.train(), heads, bool(pretrained) or not begun)
+    return Student(network.train(), name, heads, bool(pretrained) or not begun)
 
 
 def _ours(name: str, classes: int, recipe: Recipe, pretrained: str | None) -> EfficientFormer:

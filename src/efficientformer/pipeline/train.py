@@ -6,7 +6,6 @@ torchrun --nproc-per-node 2 -m efficientformer.cli train efficientformer_l1 --da
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import time
 from contextlib import ExitStack, nullcontext
@@ -104,7 +103,7 @@ def _train(job: TrainJob, folder: RunFolder, world: World, progress: Progress) -
             title=job.model,
             world=world,
             teacher=teacher,
-            identity={"data": parts.train.digest(), "job": job.document()},
+            identity={"data": parts.train.digest()},
             after_epoch=judge,
             checkpoint_s=job.checkpoint_s,
             log=log,
@@ -113,7 +112,7 @@ def _train(job: TrainJob, folder: RunFolder, world: World, progress: Progress) -
         summary = _summary(job, begins, data, world, judge.of(learner))
     summary["seconds"] = round(time.monotonic() - begun, 1)
     if world.main:
-        _keep(folder, job, learner, summary)
+        _keep(folder, learner, summary)
     world.wait()
     return summary
 
@@ -160,7 +159,8 @@ def _summary(
         "format": FORMAT,
         "version": efficientformer.__version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": job.model,
+        "model": begins.name,
+        "begun_from": job.model,
         "pretrained": job.pretrained,
         "teacher": job.teacher,
         "top1": kept.score.top1,
@@ -186,7 +186,7 @@ def _summary(
     }
 
 
-def _keep(folder: RunFolder, job: TrainJob, learner: Learner, summary: dict[str, Any]) -> None:
+def _keep(folder: RunFolder, learner: Learner, summary: dict[str, Any]) -> None:
     """Weights, their moving average, the architecture; the summary last, for it says that the run is done."""
     networks = {"model.safetensors": learner.model}
     if learner.average:
@@ -195,9 +195,9 @@ def _keep(folder: RunFolder, job: TrainJob, learner: Learner, summary: dict[str,
         if isinstance(network, EfficientFormer):
             save_model(folder.file(name), network)
         else:
-            save_tensors(folder.file(name), network.state_dict(), {"model": job.model})
+            save_tensors(folder.file(name), network.state_dict(), {"model": summary["model"]})
     if isinstance(learner.model, EfficientFormer):
         write_json(folder.file("architecture.json"), learner.model.architecture.to_json())
-    write_json(folder.file("recipe.json"), dataclasses.asdict(job.recipe))
+    write_json(folder.file("recipe.json"), summary["recipe"])
     write_json(folder.file("summary.json"), summary)
     shutil.rmtree(folder.work(""), ignore_errors=True)
