@@ -12,7 +12,7 @@ from efficientformer.pipeline.train import train as run_train
 from efficientformer.pipeline.train_job import TrainJob
 from efficientformer.pipeline.training_data import Keep
 from efficientformer.terminal.table import show
-from efficientformer.terminal.training import recipes_table, trained_table
+from efficientformer.terminal.training import recipe_lines, recipes_table, trained_table
 from efficientformer.training.recipes import RECIPES, recipe_of
 
 
@@ -106,3 +106,6 @@ def recipes(*, as_json: Json = False) -> None:
         )
     else:
         show(recipes_table(RECIPES))
+        for name, one in RECIPES.items():
+            print(recipe_lines(name, one))
+        print("\nAny field is an option of train; `efficientformer recipes --json` has them all.")

@@ -124,6 +124,10 @@ def read_story(run: Path) -> Story:
         InputError: if the folder holds no finished run, or a file of it is damaged or of another version.
     """
     summary = _read(run, "summary.json")
+    if str(summary.get("format")).startswith("efficientformer.training/"):
+        raise InputError(
+            f"{run}: is a training; pages are of runs of slim. Its log is log.jsonl and tensorboard/"
+        )
     if summary.get("format") != FORMAT:
         raise InputError(
             f"{run / 'summary.json'}: is no summary of {FORMAT}; run `efficientformer slim` anew"

@@ -32,17 +32,16 @@ def trained_table(summary: Mapping[str, Any]) -> Table:
 
 
 def recipes_table(recipes: Mapping[str, NamedRecipe]) -> Table:
-    """The named recipes."""
-    made = table("recipes", ("", "what for", "epochs", "px", "batch", "rate", "distils", "from", "reaches"))
+    """The named recipes' figures."""
+    made = table("recipes", ("", "epochs", "px", "images a step", "learning rate", "distils"))
     for name, one in recipes.items():
         recipe = one.recipe
         rate = f"{recipe.learning_rate:g}" + (" per 1024" if recipe.scale_rate else "")
-        figures = (
-            str(recipe.epochs),
-            str(recipe.input_size),
-            str(recipe.batch_size),
-            rate,
-            recipe.distillation,
-        )
-        made.add_row(name, one.about, *figures, one.source, one.expected)
+        figures = (recipe.epochs, recipe.input_size, recipe.batch_size, rate, recipe.distillation)
+        made.add_row(name, *map(str, figures))
     return made
+
+
+def recipe_lines(name: str, one: NamedRecipe) -> str:
+    """What a recipe is for, where it is from, and what it reaches."""
+    return f"  {name}: {one.about}\n    from: {one.source}\n    reaches: {one.expected}"
