@@ -114,8 +114,8 @@ RECIPES: dict[str, NamedRecipe] = {
         Recipe(epochs=20, warmup_epochs=2),
         "a first look, and what slim trains by",
         "ours: crops and flips alone, as short trainings want",
-        "EfficientFormer L1 61.5 % (59.9–63.0) of 3,925 after 4 epochs of Imagenette at 128 px, from scratch, "
-        "our measurement (benchmarks/results/imagenette_training-4.md)",
+        "EfficientFormer L1 61.5 % (59.9–63.0) of 3,925 after 4 epochs of Imagenette at 128 px from scratch, "
+        "by us (benchmarks/results/imagenette_training-4.md)",
     ),
 }
 
