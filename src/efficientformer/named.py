@@ -33,7 +33,7 @@ def load_network(model: str, pretrained: str | None = None) -> EfficientFormer:
         return load_model(path / "model.safetensors")
     if path.is_file():
         return load_model(path)
-    known = f"a run's folder, a .safetensors file or one of {', '.join(PRESETS)}"
+    known = f"timm/NAME, a run's folder, a .safetensors file or one of {', '.join(PRESETS)}"
     raise InputError(f"model {model!r} is not known; give {known}")
 
 

@@ -109,7 +109,7 @@ def test_another_training_in_the_same_folder_is_refused(
 ) -> None:
     train(job(description, photos), tmp_path / "run", QUIET)
     other = dataclasses.replace(RECIPE, epochs=4)
-    with pytest.raises(InputError, match="holds a run with recipe"):
+    with pytest.raises(InputError, match=r"holds a run with recipe\.epochs 3, not 4; give another --out"):
         train(job(description, photos, other), tmp_path / "run", QUIET)
 
 

@@ -113,9 +113,7 @@ def test_the_average_follows_the_weights(warmup: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
-)
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_compiled_it_learns_the_same() -> None:
     plain, compiled = net(), net()
     one = Learner(plain, RECIPE).step(batch(), 0)

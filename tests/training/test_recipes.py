@@ -109,10 +109,10 @@ def test_a_field_of_the_augmentation_is_changed(name: str) -> None:
     [
         ({"eppochs": "5"}, "no field 'eppochs'; did you mean epochs"),
         ({"zzz": "5"}, "no field 'zzz'; known: epochs, "),
-        ({"epochs": "five"}, "epochs is int, not 'five'"),
-        ({"epochs": "2.5"}, "epochs is int, not '2.5'"),
-        ({"epochs": 2.5}, "epochs is int, not 2.5"),
-        ({"epochs": True}, "epochs is int, not True"),
+        ({"epochs": "five"}, "epochs is a whole number, not 'five'"),
+        ({"epochs": "2.5"}, "epochs is a whole number, not '2.5'"),
+        ({"epochs": 2.5}, "epochs is a whole number, not 2.5"),
+        ({"epochs": True}, "epochs is a whole number, not True"),
         ({"epochs": "0"}, "epochs must be at least 1, not 0"),
         ({"clip": "-1"}, "clip must be at least 0, not -1"),
         ({"clip": "nan"}, "clip must be at least 0, not nan"),
@@ -123,7 +123,7 @@ def test_a_field_of_the_augmentation_is_changed(name: str) -> None:
         ({"augmentation": "x"}, "no field 'augmentation'"),
         ({"repeats": "0"}, "repeats must be at least 1, not 0"),
         ({"input_size": "33"}, "input_size must be a multiple of 32"),
-        ({"rand_augment": 3}, "rand_augment is str, not 3"),
+        ({"rand_augment": 3}, "rand_augment is text, not 3"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:

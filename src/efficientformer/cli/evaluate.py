@@ -89,9 +89,9 @@ def evaluate(
     if as_json:
         print_json(document)
         return
-    show(tables.evaluations_table(found))
-    if compared:
-        show(tables.comparisons_table(compared))
     for one in found if per_class else []:
         show(tables.classes_table(one))
         show(tables.confused_table(one))
+    show(tables.evaluations_table(found))  # the answer, last on the screen
+    if compared:
+        show(tables.comparisons_table(compared))

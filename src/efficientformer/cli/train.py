@@ -13,6 +13,7 @@ from efficientformer.pipeline.train_job import TrainJob
 from efficientformer.pipeline.training_data import Keep
 from efficientformer.terminal.table import show
 from efficientformer.terminal.training import recipe_lines, recipes_table, trained_table
+from efficientformer.training.distributed import is_first
 from efficientformer.training.recipes import RECIPES, recipe_of
 
 
@@ -79,11 +80,13 @@ def train(
         max_unreadable,
     )
     summary = run_train(job, out)
+    if not is_first():
+        return
     if as_json:
         print_json(summary)
     else:
         show(trained_table(summary))
-        print(f"{out}: model.safetensors, log.jsonl, recipe.json, summary.json")
+        print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir() if path.name[0] != '.'))}")
 
 
 def recipes(*, as_json: Json = False) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,10 +63,11 @@ class RunFolder:
         path, document = self.file("job.json"), job.document()
         if path.exists():
             known = read_json(path)
-            compared = [key for key in document if key not in _CHANGE_NOTHING]
-            if different := [key for key in compared if known.get(key) != document[key]]:
+            here, asked = dict(_leaves(known)), dict(_leaves(document))
+            compared = [key for key in asked if key not in _CHANGE_NOTHING]
+            if different := [key for key in compared if here.get(key) != asked[key]]:
                 key = different[0]
-                was = f"with {key} {known.get(key)}, not {document[key]}"
+                was = f"with {key} {here.get(key)}, not {asked[key]}"
                 raise InputError(f"{self.root}: holds a run {was}; give another --out, or remove it")
         elif self.root.is_file():
             raise InputError(f"{self.root}: is a file; give another --out")
@@ -94,6 +95,15 @@ class RunFolder:
     def claim(self, job: Claim) -> None:
         """Write the job into the folder; from now on only the same job is taken up in it."""
         write_json(self.file("job.json"), job.document())
+
+
+def _leaves(document: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """The entries of a document, those of inner ones as `outer.inner`."""
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
 
 
 def _is_foreign(path: Path) -> bool:

@@ -35,7 +35,7 @@ from efficientformer.progress import Progress
 from efficientformer.training.distillation import Teacher
 from efficientformer.training.distributed import World, joined
 from efficientformer.training.learner import Learner
-from efficientformer.training.logs import Log
+from efficientformer.training.logs import LOG_EVERY, Log
 from efficientformer.training.loop import train as learn
 from efficientformer.training.recipe import Recipe
 
@@ -75,6 +75,7 @@ def _train(job: TrainJob, folder: RunFolder, world: World, progress: Progress) -
     _check_shares(recipe, world)
     parts = _opened(job, work, world, progress)
     begins = student(job.model, len(parts.classes), recipe, job.pretrained)
+    _tell(job, begins, len(parts.classes), progress)
     with ExitStack() as stack:
         teacher = _teacher(job, parts, world, stack)
         if world.main:
@@ -90,7 +91,7 @@ def _train(job: TrainJob, folder: RunFolder, world: World, progress: Progress) -
             progress=progress,
         )
         stack.callback(data.close)
-        log = Log(folder.root if world.main else None, job.logs if world.main else (), job.model)
+        log = _log(job, folder, world, data.train.order.steps_per_epoch)
         stack.callback(log.close)
         progress.stage(_title(job, data, world))
         judge = Judge(job, data, world, log, progress)
@@ -117,6 +118,17 @@ def _train(job: TrainJob, folder: RunFolder, world: World, progress: Progress) -
     return summary
 
 
+def _tell(job: TrainJob, begins: Student, classes: int, progress: Progress) -> None:
+    """What a person may not expect of how it begins."""
+    recipe = job.recipe
+    if begins.pretrained:
+        source = job.pretrained or job.model
+        progress.line(f"   goes on from {source}, at {recipe.input_size} px, with {classes} classes")
+    if recipe.warmup_epochs >= recipe.epochs:
+        warm = f"the warm-up of {recipe.warmup_epochs:g} epochs is all of the training"
+        progress.line(f"   {warm}: consider --warmup-epochs {recipe.epochs / 10:g}")
+
+
 def _check_shares(recipe: Recipe, world: World) -> None:
     """Every process must have a share of each step, and as large a one as the others."""
     parts = world.size * recipe.accumulate
@@ -141,14 +153,26 @@ def _opened(job: TrainJob, work: Path, world: World, progress: Progress) -> Part
 def _teacher(job: TrainJob, parts: Parts, world: World, stack: ExitStack) -> Teacher | None:
     if not job.teacher:
         return None
-    found = stack.enter_context(classifier(job.teacher, pretrained=job.teacher_weights)).to(world.device)
+    try:
+        found = classifier(job.teacher, pretrained=job.teacher_weights)
+    except InputError as error:
+        raise InputError(f"teacher {error}".replace("--pretrained", "--teacher-weights")) from None
+    stack.enter_context(found).to(world.device)
     return Teacher(found, outputs_of(parts.classes, found.outputs, found.classes, found.name))
+
+
+def _log(job: TrainJob, folder: RunFolder, world: World, steps_per_epoch: int) -> Log:
+    """The first process's log, with a line of at least every epoch's last step; silent in the others."""
+    if not world.main:
+        return Log(None)
+    return Log(folder.root, job.logs, job.model, every=min(LOG_EVERY, steps_per_epoch))
 
 
 def _title(job: TrainJob, data: TrainingData, world: World) -> str:
     processes = f" in {world.size} processes" if world.size > 1 else ""
     count = f"{data.train.order.length} images of {len(data.parts.classes)} classes ({data.keep})"
-    return f"training {job.model} on {count}, {job.recipe.epochs} epochs{processes}, {world.device}"
+    taught = f", taught by {job.teacher} ({job.recipe.distillation})" if job.teacher else ""
+    return f"training {job.model} on {count}, {job.recipe.epochs} epochs{processes}, {world.device}{taught}"
 
 
 def _summary(

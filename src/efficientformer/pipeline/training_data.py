@@ -109,6 +109,8 @@ def _held(
     if world.main:
         world.wait()
     refuse_unreadable((train, val), max_unreadable)
+    if unreadable := (*train.unreadable, *val.unreadable):
+        progress.line(f"   {len(unreadable)} unreadable files are left out; the first: {unreadable[0]}")
     batches = held_batches(train, recipe, world)
     mine = Images(val.pixels[world.rank :: world.size], val.labels[world.rank :: world.size], ())
 

@@ -23,7 +23,7 @@ def trained_table(summary: Mapping[str, Any]) -> Table:
             names[name],
             f"{one['top1']:.2%}",
             f"{low:.2%}–{high:.2%}",
-            "" if one["top5"] is None else f"{one['top5']:.2%}",
+            "–" if one["top5"] is None else f"{one['top5']:.2%}",
             f"{one['images']}",
             f"{one['loss']:.3f}",
             f"{summary['params'] / 1e6:.2f} M",

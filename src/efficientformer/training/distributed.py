@@ -80,6 +80,11 @@ class World:
         return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
 
+def is_first() -> bool:
+    """Whether this process is the one that talks, by what torchrun says in the environment."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 @contextlib.contextmanager
 def joined(device: str = "auto") -> Generator[World, None, None]:
     """The world that torchrun describes in the environment, for as long as the context holds.

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from efficientformer.errors import InputError
 from efficientformer.files import write_atomically
 
+LOG_EVERY = 20  # steps
 Numbers = Mapping[str, float]
 
 
@@ -91,7 +92,7 @@ class Log:
     """
 
     def __init__(
-        self, folder: Path | None, sinks: Sequence[str] = (), title: str = "", every: int = 20
+        self, folder: Path | None, sinks: Sequence[str] = (), title: str = "", every: int = LOG_EVERY
     ) -> None:
         for name in sinks:
             if name not in SINKS:

@@ -39,7 +39,7 @@ def schedule_of(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoc
     warmup = min(steps - 1, round(recipe.warmup_epochs * steps_per_epoch))
     return CosineLRScheduler(
         optimizer,
-        t_initial=steps - warmup,
+        t_initial=max(2, steps - warmup),  # of 1 timm warns
         lr_min=recipe.final_rate,
         warmup_t=warmup,
         warmup_lr_init=recipe.warmup_rate,

@@ -142,9 +142,10 @@ def recipe_of(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     if start not in RECIPES:
         raise InputError(f"{path}: recipe {start!r} is not known; give one of {', '.join(RECIPES)}")
     try:
-        return changed(changed(RECIPES[start].recipe, _flat(document)), changes or {})
+        recipe = changed(RECIPES[start].recipe, _flat(document))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    return changed(recipe, changes or {})
 
 
 def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -207,7 +208,8 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
             return value
     except ValueError:
         pass
-    wanted = " or ".join(map(str, get_args(kind))) or {bool: "true or false"}.get(kind, kind.__name__)
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    wanted = " or ".join(map(str, get_args(kind))) or words[kind]
     raise InputError(f"{name} is {wanted}, not {value!r}")
 
 
