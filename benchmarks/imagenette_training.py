@@ -116,7 +116,8 @@ def main() -> None:
     if not options.collect:
         for name, job in made.items():
             train(job, options.out / name)
-    document = collected(options.out, list(made))
+    done = [name for name in made if (options.out / name / "summary.json").exists()]
+    document = collected(options.out, done)
     name = f"imagenette_training-{options.epochs}"
     write_json(RESULTS / f"{name}.json", document)
     write_atomically(RESULTS / f"{name}.md", table(document))

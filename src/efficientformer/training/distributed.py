@@ -12,6 +12,7 @@ import os
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -101,12 +102,27 @@ def joined(device: str = "auto") -> Generator[World, None, None]:
     if size == 1:
         yield World(device=chosen)
         return
-    dist.init_process_group("cuda:nccl,cpu:gloo" if chosen.type == "cuda" else "gloo")
+    backend = "cuda:nccl,cpu:gloo" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, **_meeting_place(size))
     try:
         yield World(dist.get_rank(), size, chosen)
     finally:
         _TALK.clear()
         dist.destroy_process_group()
+
+
+def _meeting_place(size: int) -> dict[str, Any]:
+    """Where processes find each other: torchrun's own store, a part of it for each time it starts them.
+
+    torchrun keeps the store when it starts lost processes again, and with it the addresses of the dead; torch
+    itself would look those up.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
+        return {}  # by the environment, as any launcher sets it
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    own = dist.PrefixStore(f"attempt-{attempt}", store)
+    return {"store": own, "rank": int(os.environ["RANK"]), "world_size": size}
 
 
 def _device(name: str, local: int, here: int) -> torch.device:
