@@ -262,3 +262,26 @@ print([name for name in ("torch", "onnx", "nncf", "openvino_telemetry") if name 
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_models_freed_in_any_order_leave_signals_alone(exported: Path) -> None:
+    script = f"""
+import gc, signal, subprocess, sys
+from pathlib import Path
+import numpy as np
+from efficientformer.runtimes.base import Settings
+from efficientformer.runtimes.openvino.runtime import OpenVino
+came = []
+signal.signal(signal.SIGCHLD, lambda *_: came.append(1))  # as torch's data loaders do
+first, second = (OpenVino().load(Path({str(exported)!r}), Settings()) for _ in range(2))
+for session in (first, second):
+    session.run(np.zeros(session.shape, np.float32))
+del first, session
+gc.collect()
+del second
+gc.collect()
+subprocess.run([sys.executable, "-c", ""])
+print(came)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[1]\n"), done.stderr

@@ -20,7 +20,6 @@ from efficientformer.data.bad_files import BadFiles
 from efficientformer.data.decode import read_from, square, without_warnings
 from efficientformer.data.sources.base import Source
 from efficientformer.data.sources.folder import Folder, Sample
-from efficientformer.data.sources.picked import stamp
 from efficientformer.errors import InputError
 from efficientformer.files import read_json, write_json
 from efficientformer.progress import Progress
@@ -70,7 +69,7 @@ def decode(
         InputError: if none is readable.
     """
     source = Folder(pictures) if isinstance(pictures, Sequence) else pictures
-    key = hashlib.sha256(json.dumps([side, stamp(source)]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([side, source.stamp()]).encode()).hexdigest()
     about = cache.with_suffix(".json")
     if not (cache.exists() and about.exists() and read_json(about)["key"] == key):
         _decode_to(source, side, cache, about, key, progress or Progress(None))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from efficientformer.data.sources.folder import is_image
 from efficientformer.errors import InputError, PromiseError
 from efficientformer.evaluation.classifier import Classifier, classifier
-from efficientformer.evaluation.preparation import of_run
+from efficientformer.evaluation.preparation import of_config, of_run
 from efficientformer.latency.artefact import Artefact, export, random_images
 from efficientformer.latency.measure import measure_files
 from efficientformer.latency.measurement import Measurement
@@ -195,7 +195,9 @@ def model_to_ship(name: str, pretrained: str | None = None, input_size: int | No
         return _peer(short, classifier(name, pretrained=pretrained, input_size=input_size))
     if name.startswith(TIMM):
         network, image = peer(name, input_size=input_size)
-        return Model(short, deployed_peer(name, input_size), image, _timm_transform(network, image), False)
+        config = getattr(network, "pretrained_cfg", {})
+        prepare = of_config(name, config, image[1:]).prepare
+        return Model(short, deployed_peer(name, input_size), image, prepare, False)
     if (name in PRESETS and not pretrained) or path.suffix == ".json":
         architecture = PRESETS[name] if name in PRESETS else read_architecture(path)
         network, trained = untrained(architecture), False
@@ -222,10 +224,3 @@ def _peer(short: str, found: Classifier) -> Model:
     network = network.to(memory_format=torch.contiguous_format)  # ty: ignore[no-matching-overload]
     side = found.protocol.crop
     return Model(short, network.eval(), (3, side, side), found.protocol.prepare, True)
-
-
-def _timm_transform(network: nn.Module, image: tuple[int, int, int]) -> Prepare:
-    from timm.data import create_transform as create
-    from timm.data import resolve_data_config
-
-    return create(**resolve_data_config({"input_size": image}, model=network))

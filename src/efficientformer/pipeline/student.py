@@ -22,8 +22,6 @@ from efficientformer.presets import PRESETS
 from efficientformer.training.distillation import prepare_student
 from efficientformer.training.recipe import Recipe
 
-WEIGHTS = "model.safetensors"
-
 
 @dataclass(frozen=True)
 class Student:
@@ -32,13 +30,11 @@ class Student:
     Attributes:
         network: with as many outputs as there are classes.
         name: of the network, or of what it goes on from; `timm/NAME` of a trained peer.
-        heads: how many classifiers it has.
         pretrained: whether its weights come from somewhere.
     """
 
     network: nn.Module
     name: str
-    heads: int
     pretrained: bool
 
 
@@ -58,16 +54,18 @@ def student(name: str, classes: int, recipe: Recipe, pretrained: str | None = No
     if (run := run_of(Path(name))) and (model := of_run(run)[2]).startswith(TIMM):
         if pretrained:
             raise InputError(f"{name}: has its own weights; --pretrained is for presets and peers")
-        return dataclasses.replace(student(model, classes, recipe, str(run / WEIGHTS)), name=model)
+        return dataclasses.replace(
+            student(model, classes, recipe, str(run / "model.safetensors")), name=model
+        )
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         if name.startswith(TIMM):
             network = _peer(name, classes, recipe, pretrained)
         else:
             network = _ours(name, classes, recipe, pretrained)
-    heads = prepare_student(network, recipe.distillation)
-    begun = name.partition(".")[0] in PRESETS or name.startswith(TIMM) or name.endswith(".json")
-    return Student(network.train(), name, heads, bool(pretrained) or not begun)
+    prepare_student(network, recipe.distillation)
+    anew = name.partition(".")[0] in PRESETS or name.startswith(TIMM) or name.endswith(".json")
+    return Student(network.train(), name, bool(pretrained) or not anew)
 
 
 def _ours(name: str, classes: int, recipe: Recipe, pretrained: str | None) -> EfficientFormer:

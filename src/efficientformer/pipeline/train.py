@@ -73,7 +73,8 @@ def _train(job: TrainJob, folder: RunFolder, world: World, progress: Progress) -
     begun, recipe, work = time.monotonic(), job.recipe, folder.work("data")
     progress.stage(f"reading {job.data}")
     _check_shares(recipe, world)
-    parts = _opened(job, work, world, progress)
+    with world.main_first():  # it indexes shards
+        parts = open_parts(job.data, recipe.seed, cache=work, progress=progress)
     begins = student(job.model, len(parts.classes), recipe, job.pretrained)
     _tell(job, begins, len(parts.classes), progress)
     with ExitStack() as stack:
@@ -138,16 +139,6 @@ def _check_shares(recipe: Recipe, world: World) -> None:
             f"batch_size {recipe.batch_size} cannot be shared by {shares}: give a multiple of {world.size} "
             f"that is at least {2 * parts}"
         )
-
-
-def _opened(job: TrainJob, work: Path, world: World, progress: Progress) -> Parts:
-    """The data set; what is kept of its shards is written by the first process, read by the others."""
-    if not world.main:
-        world.wait()
-    parts = open_parts(job.data, job.recipe.seed, cache=work, progress=progress)
-    if world.main:
-        world.wait()
-    return parts
 
 
 def _teacher(job: TrainJob, parts: Parts, world: World, stack: ExitStack) -> Teacher | None:

@@ -54,7 +54,7 @@ class Judge:
             self.world.share_buffers(network)
         for x, labels in self.data.val():
             for name, network in networks.items():
-                tallies[name].add(_mean(network(x)), labels)
+                tallies[name].add(network(x), labels)
             if asked_to_stop():
                 break
         unreadable = self.data.unreadable(self.world.gather(self.data.unreadable(())))
@@ -64,7 +64,3 @@ class Judge:
         for mine in tally.state():
             mine.copy_(self.world.sum(mine.cpu()))
         return tally.accuracy(unreadable)
-
-
-def _mean(outputs: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    return (outputs[0] + outputs[1]) / 2 if isinstance(outputs, tuple) else outputs

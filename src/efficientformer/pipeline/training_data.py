@@ -86,12 +86,12 @@ def open_data(
 
 def _kept(parts: Parts, recipe: Recipe, path: Path, world: World, keep: Keep) -> str:
     """Held or streamed; decided once, for the two augment differently, and a resumed training must not."""
-    if world.main and not path.exists():
-        side = cached_side(recipe.input_size)
-        size = (len(parts.train) + len(parts.val)) * side * side * 3
-        found = keep if keep != "auto" else "held" if fits(size, world.device) else "stream"
-        write_json(path, {"keep": found})
-    world.wait()
+    with world.main_first():
+        if not path.exists():
+            side = cached_side(recipe.input_size)
+            size = (len(parts.train) + len(parts.val)) * side * side * 3
+            found = keep if keep != "auto" else "held" if fits(size, world.device) else "stream"
+            write_json(path, {"keep": found})
     return read_json(path)["keep"]
 
 
@@ -103,11 +103,8 @@ def _held(
     def read(source: Source, name: str) -> Images:
         return decode(source, side, work / f"{name}-{side}.images", progress)
 
-    if not world.main:
-        world.wait()  # the first process decodes
-    train, val = read(parts.train, "train"), read(parts.val, "val")
-    if world.main:
-        world.wait()
+    with world.main_first():  # it decodes
+        train, val = read(parts.train, "train"), read(parts.val, "val")
     refuse_unreadable((train, val), max_unreadable)
     if unreadable := (*train.unreadable, *val.unreadable):
         progress.line(f"   {len(unreadable)} unreadable files are left out; the first: {unreadable[0]}")

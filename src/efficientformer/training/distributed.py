@@ -67,6 +67,15 @@ class World:
         if self.size > 1:
             dist.barrier(group=_talk())
 
+    @contextlib.contextmanager
+    def main_first(self) -> Generator[None, None, None]:
+        """The first process does what is in here; then the others do, with what it has written."""
+        if not self.main:
+            self.wait()
+        yield
+        if self.main:
+            self.wait()
+
     def share_buffers(self, model: nn.Module) -> None:
         """Give all processes the first one's batch-norm statistics: each has those of its own images."""
         if self.size > 1:

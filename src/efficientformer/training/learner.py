@@ -12,13 +12,12 @@ from timm.utils import ModelEmaV3
 from timm.utils.agc import adaptive_clip_grad
 from torch import Tensor, nn
 
-from efficientformer.training.distillation import distillation_loss
+from efficientformer.training.distillation import Outputs, distillation_loss
 from efficientformer.training.distributed import World
 from efficientformer.training.optimizer import optimizer_of
 from efficientformer.training.recipe import Recipe
 from efficientformer.training.sync_norm import synchronised
 
-Outputs = Tensor | tuple[Tensor, Tensor]
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -100,7 +99,7 @@ class Learner:
         with self.autocast():
             outputs = self.forward(part.x)
         return distillation_loss(
-            _as_float(outputs),
+            outputs,
             part.targets,
             part.advice,
             kind=recipe.distillation,
@@ -116,7 +115,3 @@ class Learner:
         self.scaler.update()
         if self.average:
             self.average.update(self.model, step=step if self.recipe.ema_warmup else None)
-
-
-def _as_float(outputs: Outputs) -> Outputs:
-    return (outputs[0].float(), outputs[1].float()) if isinstance(outputs, tuple) else outputs.float()

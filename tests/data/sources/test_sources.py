@@ -16,7 +16,6 @@ from efficientformer.data.images import decode
 from efficientformer.data.order import Order
 from efficientformer.data.sources import Parts, open_parts, parquet
 from efficientformer.data.sources.base import Source
-from efficientformer.data.sources.picked import stamp
 from tests.data.sources.make import class_folder, encoded, rows, shard, table, write_tar
 
 TRAIN, VAL = rows(14), rows(6, first=100)
@@ -151,7 +150,7 @@ def test_the_digest(
     FORMS[form](tmp_path / "there")
     after = open_parts(tmp_path / "there").train
     assert (before.digest() == after.digest()) is same
-    assert stamp(before) != stamp(after)
+    assert before.stamp() != after.stamp()
 
 
 # Names of classes
@@ -236,7 +235,7 @@ def test_what_lies_where_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     again = open_parts(tmp_path / "data", cache=tmp_path / "cache")
     assert len(gone_through) == 3
     assert sorted((tmp_path / "data").iterdir()) == listing  # nothing is written beside the user's files
-    assert stamp(first.train) == stamp(again.train)
+    assert first.train.stamp() == again.train.stamp()
     assert content_of(again.train) == Counter(TRAIN)
     for kept in (tmp_path / "cache").iterdir():
         kept.write_text(kept.read_text()[:20])  # damaged

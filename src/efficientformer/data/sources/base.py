@@ -43,6 +43,10 @@ class Source(Protocol):
         """Changes if a picture is added, removed, changed in size or moved to another class or place."""
         ...
 
+    def stamp(self) -> str:
+        """Changes with the digest, and when a file is written anew."""
+        ...
+
 
 @dataclass(frozen=True)
 class Parts:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from efficientformer.data.sources.apart import apart
 from efficientformer.data.sources.base import Parts
 from efficientformer.data.sources.names import Names
 from efficientformer.errors import InputError
@@ -174,13 +174,5 @@ def _samples(root: Path, classes: tuple[str, ...]) -> list[Sample]:
 
 def _part(samples: list[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
     """The samples in two, class by class: the rest, and the share (one of each class at least)."""
-    by_class: dict[int, list[Sample]] = {}
-    for sample in samples:
-        by_class.setdefault(sample[1], []).append(sample)
-    rest, taken = [], []
-    for index, group in sorted(by_class.items()):
-        shuffled = random.Random(f"{seed}/{index}").sample(group, len(group))
-        count = max(1, round(share * len(group)))
-        taken += sorted(shuffled[:count])
-        rest += sorted(shuffled[count:])
-    return rest, taken
+    rest, taken = apart((label for _, label in samples), share, seed)
+    return [samples[index] for index in rest], [samples[index] for index in taken]

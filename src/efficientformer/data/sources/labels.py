@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from efficientformer.data.sources.apart import apart
 from efficientformer.data.sources.base import Source
 from efficientformer.data.sources.folder import SHARE_VAL
 from efficientformer.data.sources.picked import Picked
@@ -86,15 +86,9 @@ def classes_of(
 
 def set_apart(source: Source, seed: int) -> tuple[Source, Source]:
     """A source in two, class by class: the rest, and the share for validation (one of each at least)."""
-    by_class: dict[int, list[int]] = {}
-    for index, label in enumerate(source.labels):
-        by_class.setdefault(label, []).append(index)
-    rest, taken = [], []
-    for label, group in sorted(by_class.items()):
-        shuffled = random.Random(f"{seed}/{label}").sample(group, len(group))
-        count = max(1, round(SHARE_VAL * len(group)))
-        if len(group) <= count:
-            raise InputError(f"{source.name(group[0])}: its class has too few pictures to set some apart")
-        taken += shuffled[:count]
-        rest += shuffled[count:]
+    rest, taken = apart(source.labels, SHARE_VAL, seed)
+    learnt = {source.labels[index] for index in rest}
+    for index in taken:
+        if source.labels[index] not in learnt:
+            raise InputError(f"{source.name(index)}: its class has too few pictures to set some apart")
     return Picked(source, sorted(rest)), Picked(source, sorted(taken))

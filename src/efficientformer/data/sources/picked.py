@@ -43,12 +43,7 @@ class Picked:
 
     def stamp(self) -> str:
         """Changes also when a file of the whole is written anew."""
-        return self._with_indices(stamp(self._source))
+        return self._with_indices(self._source.stamp())
 
     def _with_indices(self, whole: str) -> str:
         return hashlib.sha256(whole.encode() + self._indices.tobytes()).hexdigest()
-
-
-def stamp(source: Source) -> str:
-    """What changes with a source's digest, and where it can tell when a file is written anew."""
-    return getattr(source, "stamp", source.digest)()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
 import logging
@@ -43,6 +44,17 @@ def package(name: str) -> Any:
     with _without_telemetry(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return importlib.import_module(name)
+
+
+@functools.cache
+def the_core() -> Any:
+    """The one core of this process, kept until its end.
+
+    On processors with large register files each core of OpenVINO 2026.4 gives its thread an alternate signal
+    stack, and puts back the one before it when it is freed. Freed in another order than made, that one is
+    gone, and the next signal with a handler (torch's data loaders watch their workers) ends the process.
+    """
+    return package("openvino").Core()
 
 
 def from_onnx(proto: onnx.ModelProto) -> Any:

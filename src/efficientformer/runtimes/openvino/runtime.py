@@ -20,7 +20,7 @@ from efficientformer.runtimes.base import (
     missing,
 )
 from efficientformer.runtimes.onnx_files import convert_each, convert_one
-from efficientformer.runtimes.openvino.model import from_onnx, package, quantised
+from efficientformer.runtimes.openvino.model import from_onnx, package, quantised, the_core
 from efficientformer.runtimes.openvino.profile import mean_ms, operators
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}  # of what is not quantised, for int8
@@ -43,7 +43,7 @@ class OpenVino:
         if why := missing(self):
             return why
         try:
-            listed = package("openvino").Core().available_devices
+            listed = the_core().available_devices
         except Exception as error:  # a missing system library, a wheel for another processor
             return f"it does not load: {last_line(error)}"
         if device == "gpu" and not any(one.startswith("GPU") for one in listed):
@@ -141,7 +141,7 @@ class OpenVinoSession:
 def _compiled(path: Path, settings: Settings, *, profile: bool) -> Any:
     if why := OpenVino().trouble(settings.device):
         raise InputError(f"{path}: {why}")
-    core = package("openvino").Core()
+    core = the_core()
     model = _read(core, path, settings.precision)
     _check_capable(core, path, settings)
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[settings.precision], "PERF_COUNT": profile}
