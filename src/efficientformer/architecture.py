@@ -177,6 +177,16 @@ class Architecture:
         """The same network with another width in one stage."""
         return self._with_stage(stage, dataclasses.replace(self.stages[stage], width=width))
 
+    def with_expansion(self, stage: int, position: int, expansion: int) -> Architecture:
+        """The same network with another hidden width of one block's MLP, as a multiple of the stage's."""
+        blocks = list(self.stages[stage].blocks)
+        blocks[position] = dataclasses.replace(blocks[position], expansion=expansion)
+        return self._with_stage(stage, dataclasses.replace(self.stages[stage], blocks=tuple(blocks)))
+
+    def with_input_size(self, side: int) -> Architecture:
+        """The same network for square images of another side, in pixels."""
+        return dataclasses.replace(self, input_size=(side, side))
+
     def _with_stage(self, index: int, stage: Stage) -> Architecture:
         return dataclasses.replace(self, stages=(*self.stages[:index], stage, *self.stages[index + 1 :]))
 

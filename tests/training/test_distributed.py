@@ -30,7 +30,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["network", "supernet"])
+@pytest.mark.parametrize("kind", ["network", "supernet", "elastic"])
 def test_a_training_stopped_within_an_epoch_resumes_bit_for_bit(results: dict[str, Any], kind: str) -> None:
     """With mixing, erasing, dropped paths, a moving average; the network with accumulation and sync norm."""
     assert results[kind] is True

@@ -22,8 +22,9 @@ from torch import nn
 import efficientformer  # noqa: F401 - before timm: it repairs torchvision
 from efficientformer.data.augmentation import Augmentation
 from efficientformer.data.images import Images
-from efficientformer.search.space import SearchSpace
-from efficientformer.search.supernet import Supernet, Temperature
+from efficientformer.search.draws import Sampling
+from efficientformer.search.space import OPEN_KINDS, SearchSpace
+from efficientformer.search.supernet import Supernet
 from efficientformer.training import checkpoint, loop
 from efficientformer.training.batches import held_batches
 from efficientformer.training.distributed import World, joined
@@ -58,9 +59,20 @@ def network() -> nn.Module:
     return randomised(tiny())
 
 
+SOFT, ELASTIC = Sampling(), Sampling(paths="sampled", elastic=True)
+
+
 def supernet() -> nn.Module:
     torch.manual_seed(0)
     return Supernet(SearchSpace(tiny(distilled=False)))
+
+
+def elastic_supernet() -> nn.Module:
+    """One that leaves weights out: each step runs one path of each position, at some width."""
+    torch.manual_seed(0)
+    return Supernet(
+        SearchSpace(tiny(distilled=False), kinds=OPEN_KINDS, expansions=(1, 2), width_step=4, min_width=4)
+    )
 
 
 def trained(
@@ -74,7 +86,8 @@ def trained(
         if step == stop_at:
             raise StopError
         if isinstance(model, Supernet):
-            model.draw(step, share, Temperature(), recipe.seed)
+            sampling = ELASTIC if model.space.expansions else SOFT
+            model.draw(step, share, sampling, recipe.seed)
 
     told: Prepare = prepare
     data = held_batches(images(), recipe, world)
@@ -159,6 +172,7 @@ def main(folder: Path) -> None:
             "agree": agree(model, world),
             "network": resumed_exactly(network, halved, folder / "net", world),
             "supernet": resumed_exactly(supernet, RECIPE, folder / "super", world),
+            "elastic": resumed_exactly(elastic_supernet, RECIPE, folder / "elastic", world),
             "sync_norm_error": sync_norm_error(world),
             "numbers": seen_together(world),
             "alone_or_together": alone_or_together(world, folder),

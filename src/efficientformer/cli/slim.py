@@ -15,7 +15,7 @@ from efficientformer.pipeline.demo import demo_job, write_digits
 from efficientformer.pipeline.job import Job
 from efficientformer.pipeline.slim import slim as run_slim
 from efficientformer.report import write_report
-from efficientformer.search.supernet import Noise, Temperature
+from efficientformer.search.draws import Noise, Paths, Sampling
 from efficientformer.terminal.runs import accuracy_table, summary_table
 from efficientformer.terminal.table import show
 from efficientformer.training.recipe import Precision
@@ -36,9 +36,11 @@ def slim(
     min_area: float = Augmentation.min_area,
     flip: bool = Augmentation.flip,
     precision: Precision = Job.precision,
-    tau_start: float = Temperature.start,
-    tau_end: float = Temperature.end,
-    noise: Noise = Temperature.noise,
+    tau_start: float = Sampling.tau_start,
+    tau_end: float = Sampling.tau_end,
+    noise: Noise = Sampling.noise,
+    paths: Paths = Sampling.paths,
+    elastic: bool = Sampling.elastic,
     max_unreadable: float = Job.max_unreadable,
     train_unslimmed: bool = Job.train_unslimmed,
     table: Path | None = None,
@@ -66,6 +68,8 @@ def slim(
         tau_start: the supernet's softmax temperature at first.
         tau_end: and at last.
         noise: of the Gumbel softmax; the paper's text has uniform.
+        paths: soft mixes all paths (the paper's), sampled runs one by its probability, even any one.
+        elastic: train narrower widths and expansions too.
         max_unreadable: greatest share of unreadable images that is put up with.
         train_unslimmed: also train the unslimmed network, to see what slimming cost.
         table: a latency table to use and extend, instead of the run's own.
@@ -84,7 +88,7 @@ def slim(
         learning_rate=learning_rate,
         augmentation=Augmentation(min_area, flip),
         precision=precision,
-        temperature=Temperature(tau_start, tau_end, noise),
+        sampling=Sampling(tau_start, tau_end, noise, paths, elastic),
         max_unreadable=max_unreadable,
         train_unslimmed=train_unslimmed,
         seed=seed,

@@ -14,8 +14,8 @@ from efficientformer.data.bad_files import MAX_UNREADABLE
 from efficientformer.errors import InputError
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.target import Target
+from efficientformer.search.draws import Sampling
 from efficientformer.search.space import SUPERNETS
-from efficientformer.search.supernet import Temperature
 from efficientformer.training.recipe import Precision
 
 FORMAT = "efficientformer.run/1"
@@ -39,7 +39,7 @@ class Job:
         learning_rate: AdamW's peak, for both trainings.
         augmentation: crops and flips, for both.
         precision: of both trainings, `fp32` or `bf16`; latency is measured in the target's.
-        temperature: the supernet's τ and noise.
+        sampling: how the supernet's steps choose among paths and widths.
         max_unreadable: greatest share of unreadable images.
         train_unslimmed: also train the unslimmed network by the same recipe, to see what slimming cost.
         seed: of the split and of everything random.
@@ -56,7 +56,7 @@ class Job:
     learning_rate: float = 2e-3
     augmentation: Augmentation = field(default_factory=Augmentation)
     precision: Precision = "fp32"
-    temperature: Temperature = field(default_factory=Temperature)
+    sampling: Sampling = field(default_factory=Sampling)
     max_unreadable: float = MAX_UNREADABLE
     train_unslimmed: bool = False
     seed: int = 0
@@ -82,8 +82,8 @@ class Job:
                 raise InputError(f"{name} is a share between 0 and 1, not {value}")
         for name, value in (
             ("learning_rate", self.learning_rate),
-            ("tau_start", self.temperature.start),
-            ("tau_end", self.temperature.end),
+            ("tau_start", self.sampling.tau_start),
+            ("tau_end", self.sampling.tau_end),
         ):
             if not value > 0:
                 raise InputError(f"{name} must be above zero, not {value}")

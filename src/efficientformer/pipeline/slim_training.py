@@ -90,7 +90,7 @@ def learn_supernet(
         folder.work("supernet-training.safetensors"),
         classes=space.largest.num_classes,
         title="supernet",
-        prepare=lambda step, share: supernet.draw(step, share, job.temperature, job.seed),
+        prepare=lambda step, share: supernet.draw(step, share, job.sampling, job.seed),
         searched=tuple(supernet.alphas),
         progress=progress,
     )
@@ -126,18 +126,26 @@ class Judge:
 
 def rank(job: Job, supernet: Supernet, images: ImageSets) -> Judge:
     """Rank the channels of every width, once, and be ready to score."""
-    largest = supernet.space.largest
-    pooling = largest
-    for stage, blocks in enumerate(stage.blocks for stage in largest.stages):
-        for position in range(len(blocks)):
-            pooling = pooling.with_block(stage, position, "pool")
+    if job.sampling.elastic:
+        return Judge(supernet, Ranking(), images, job.input_size)  # its best channels come first
     total: dict[str, torch.Tensor] = {}
-    for architecture in (largest, pooling):  # between them they hold every block of the paper's two kinds
+    for architecture in _of_each_kind(supernet.space):
         network = inherit(supernet, architecture)
         reestimate_batch_norm(network, images.train, job.input_size)
         for key, scores in channel_scores(network, images.train, job.input_size).items():
             total[key] = total[key] + scores if key in total else scores
     return Judge(supernet, Ranking.of(total), images, job.input_size)
+
+
+def _of_each_kind(space: SearchSpace) -> list[Architecture]:
+    """The largest network, and the same of each kind of map block: between them they hold every block."""
+    found = [space.largest]
+    for kind in space.map_kinds:
+        network = space.largest
+        for stage, position in space.positions():
+            network = network.with_block(stage, position, kind)
+        found.append(network)
+    return found
 
 
 def learn_network(

@@ -95,9 +95,14 @@ def _drifted(summary: dict[str, Any], preflight: dict[str, Any]) -> Iterator[Con
 _FLAGS = {
     "augmentation.min_area": "min-area",
     "augmentation.flip": "flip",
-    "temperature.start": "tau-start",
+    "temperature.start": "tau-start",  # as version 0.1 had it
     "temperature.end": "tau-end",
     "temperature.noise": "noise",
+    "sampling.tau_start": "tau-start",
+    "sampling.tau_end": "tau-end",
+    "sampling.noise": "noise",
+    "sampling.paths": "paths",
+    "sampling.elastic": "elastic",
 }
 """Where the command line's name of a setting is not the job's."""
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from efficientformer.architecture import Architecture
+from efficientformer.architecture import ACTIVATIONS, Architecture
 from efficientformer.errors import InputError
-from efficientformer.layers import Attention
+from efficientformer.layers import Attention, Layer
 from efficientformer.presets import pooling
 
 ATTENTION_STAGES = (2, 3)  # paper, §3.3: attention only where tokens are few
 IDENTITY = "identity"
+MAP_KINDS = ("ffn", "pool")  # blocks for any stage, the more capable first
+PAPER_KINDS = ("pool", "attention")
+OPEN_KINDS = ("pool", "ffn", "attention")
+"""The paper's two, and EfficientFormerV2's unified FFN block beside them."""
 
 
 @dataclass(frozen=True)
@@ -21,39 +28,86 @@ class SearchSpace:
 
     Attributes:
         largest: where slimming starts; its blocks are the supernet's positions.
+        kinds: of blocks, beside the identity; `attention` is a choice in the last two stages only.
+        expansions: what a block's MLP may be narrowed to, beside the largest's; empty: it stays.
+        activations: what all MLPs may have instead of the largest's; empty: it stays.
+        input_sizes: smaller sides in pixels that images may have; empty: it stays.
         width_step: what a stage is narrowed by at once (paper: multiples of 16).
         min_width: no stage becomes narrower.
         min_depth: no stage keeps fewer blocks.
     """
 
     largest: Architecture
+    kinds: tuple[str, ...] = PAPER_KINDS
+    expansions: tuple[int, ...] = ()
+    activations: tuple[str, ...] = ()
+    input_sizes: tuple[int, ...] = ()
     width_step: int = 16
     min_width: int = 16
     min_depth: int = 1
 
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.kinds if kind not in OPEN_KINDS]
+        if unknown or not self.map_kinds:
+            known = ", ".join(OPEN_KINDS)
+            raise InputError(
+                f"kinds of block {','.join(self.kinds)!r}: known are {known}, and pool or ffn is needed"
+            )
+        if self.width_step < 2 or self.width_step % 2 or self.min_width < 2 or self.min_depth < 1:
+            raise InputError(
+                "search space: the width step is an even number from 2, the least width 2 or more, the least "
+                "depth 1 or more"
+            )
+        if wrong := [name for name in self.activations if name not in ACTIVATIONS]:
+            raise InputError(f"unknown activation {wrong[0]!r}; known: {', '.join(ACTIVATIONS)}")
+
+    @property
+    def map_kinds(self) -> tuple[str, ...]:
+        """The kinds that any stage may have, the more capable first."""
+        return tuple(kind for kind in MAP_KINDS if kind in self.kinds)
+
+    @property
+    def cheapest_kind(self) -> str:
+        """The kind that computes least: pooling, where it is a choice."""
+        return self.map_kinds[-1]
+
     def paths(self, stage: int) -> tuple[str, ...]:
         """The choices at each position of a stage (counted from 0); the last is the identity."""
-        return ("pool", "attention", IDENTITY) if stage in ATTENTION_STAGES else ("pool", IDENTITY)
+        attends = ("attention",) if "attention" in self.kinds and stage in ATTENTION_STAGES else ()
+        return (*reversed(self.map_kinds), *attends, IDENTITY)
 
-    def smallest(self) -> Architecture:
-        """The least network: the fewest blocks, all pooling, of the least width."""
-        stages = tuple(
-            dataclasses.replace(
-                stage,
-                width=self.narrowest(index),
-                blocks=tuple(
-                    dataclasses.replace(block, kind="pool" if position < self.min_depth else IDENTITY)
-                    for position, block in enumerate(stage.blocks)
-                ),
-            )
-            for index, stage in enumerate(self.largest.stages)
-        )
-        return dataclasses.replace(self.largest, stages=stages)
+    def expansions_of(self, stage: int, position: int) -> tuple[int, ...]:
+        """The expansions a block may have, the largest first."""
+        own = self.largest.stages[stage].blocks[position].expansion
+        return (own, *sorted((one for one in self.expansions if one < own), reverse=True))
+
+    def widths(self, stage: int) -> tuple[int, ...]:
+        """The widths of a stage, the largest first."""
+        return tuple(range(self.largest.widths[stage], self.narrowest(stage) - 1, -self.width_step))
 
     def narrowest(self, stage: int) -> int:
         """The least width that steps of `width_step` from the largest reach."""
         width = self.largest.widths[stage]
         return width - max(0, (width - self.min_width) // self.width_step) * self.width_step
+
+    def smallest(self) -> Architecture:
+        """The least network: the fewest blocks of the cheapest kind, of the least width and expansion."""
+        network = self.largest
+        for stage, position in self.positions():
+            if position < self.min_depth:
+                network = network.with_block(stage, position, self.cheapest_kind)
+                network = network.with_expansion(stage, position, self.expansions_of(stage, position)[-1])
+            else:
+                network = network.with_block(stage, position, IDENTITY)
+        for stage in range(4):
+            network = network.with_width(stage, self.narrowest(stage))
+        return network.with_input_size(min((self.largest.input_size[0], *self.input_sizes)))
+
+    def positions(self) -> Iterator[tuple[int, int]]:
+        """Every (stage, position), in order of execution."""
+        for stage, one in enumerate(self.largest.stages):
+            for position in range(len(one.blocks)):
+                yield stage, position
 
     def between(self) -> tuple[Architecture, ...]:
         """Networks spread over the space, the largest first and the smallest last, to calibrate with."""
@@ -70,8 +124,69 @@ class SearchSpace:
                 network = network.with_block(index, position, IDENTITY)
             if index == 2 or share < 0.5:  # attention goes from the front of the network
                 for position in range(keep):
-                    network = network.with_block(index, position, "pool")
+                    network = network.with_block(
+                        index, position, self.map_kinds[position % len(self.map_kinds)]
+                    )
         return network
+
+    def sample(self, generator: random.Random) -> Architecture:
+        """A random network: of each stage the width and the depth evenly, of each block kind and expansion.
+
+        Attention stays at the end of the network (paper, §3.3), from a random block on.
+        """
+        network = self.largest
+        for stage, one in enumerate(self.largest.stages):
+            network = network.with_width(stage, generator.choice(self.widths(stage)))
+            count = generator.randint(self.min_depth, len(one.blocks))
+            alive = set(generator.sample(range(len(one.blocks)), count))
+            for position in range(len(one.blocks)):
+                network = network.with_block(stage, position, IDENTITY)
+                if position in alive:
+                    network = network.with_block(stage, position, generator.choice(self.map_kinds))
+                    expansion = generator.choice(self.expansions_of(stage, position))
+                    network = network.with_expansion(stage, position, expansion)
+        network = self._attending(network, generator)
+        sides = (self.largest.input_size[0], *self.input_sizes)
+        activation = generator.choice((self.largest.activation, *self.activations))
+        network = network.with_input_size(generator.choice(sides) if len(sides) > 1 else sides[0])
+        return dataclasses.replace(network, activation=activation)
+
+    def _attending(self, network: Architecture, generator: random.Random) -> Architecture:
+        places = [
+            (stage, position)
+            for stage, position in self.positions()
+            if "attention" in self.paths(stage) and network.stages[stage].blocks[position].kind != IDENTITY
+        ]
+        for stage, position in places[len(places) - generator.randint(0, len(places)) :]:
+            network = network.with_block(stage, position, "attention")
+        return network
+
+    def layers(self) -> tuple[Layer, ...]:
+        """Every layer that any of its networks can have, each once."""
+        activations = dict.fromkeys((self.largest.activation, *self.activations))
+        sides = dict.fromkeys((self.largest.input_size[0], *self.input_sizes))
+        found: dict[Layer, None] = {}
+        for activation, side in itertools.product(activations, sides):
+            base = dataclasses.replace(self.largest, activation=activation).with_input_size(side)
+            found |= dict.fromkeys(self._layers_of(base))
+        return tuple(found)
+
+    def _layers_of(self, base: Architecture) -> Iterator[Layer]:
+        """The layers of networks with this activation and input size."""
+        for stage, network in self._narrowed(base):
+            for above in self.widths(stage - 1) if stage else ():
+                yield dict(network.with_width(stage - 1, above).named_layers())[f"stages.{stage}.embed"]
+            if stage in (0, 3):
+                yield dict(network.named_layers())["stem" if stage == 0 else "head"]
+            positions = range(len(base.stages[stage].blocks))
+            expansions = {one for position in positions for one in self.expansions_of(stage, position)}
+            for kind, expansion in itertools.product(self.paths(stage)[:-1], sorted(expansions)):
+                yield network.with_expansion(stage, 0, expansion).block_layer(stage, 0, kind)
+
+    def _narrowed(self, base: Architecture) -> Iterator[tuple[int, Architecture]]:
+        for stage in range(4):
+            for width in self.widths(stage):
+                yield stage, base.with_width(stage, width)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON document."""
@@ -82,6 +197,8 @@ class SearchSpace:
     def from_json(cls, document: dict[str, Any]) -> SearchSpace:
         """The space that `to_json` wrote."""
         fields: dict[str, Any] = {**document, "largest": Architecture.from_json(document["largest"])}
+        for name in ("kinds", "expansions", "activations", "input_sizes"):
+            fields[name] = tuple(fields.get(name, getattr(cls, name)))  # runs of version 0.1 lack them
         return cls(**fields)
 
 
@@ -106,10 +223,17 @@ than the paper's 8 heads of 32 and 128, which would outweigh the rest of a narro
 SUPERNETS = tuple(_SIZES)
 
 
-def supernet_space(name: str, *, input_size: int, num_classes: int) -> SearchSpace:
+def supernet_space(name: str, *, input_size: int, num_classes: int, **options: Any) -> SearchSpace:
     """A search space by name.
 
-    Its largest network attends in the whole of stage 4 and in the second half of stage 3.
+    Its largest network attends in the whole of stage 4 and in the second half of stage 3, if attention is a
+    choice; its other blocks are of the most capable kind.
+
+    Args:
+        name: one of `SUPERNETS`.
+        input_size: pixels of a side.
+        num_classes: outputs.
+        options: of `SearchSpace`, such as `kinds`.
 
     Raises:
         InputError: for an unknown name.
@@ -127,4 +251,14 @@ def supernet_space(name: str, *, input_size: int, num_classes: int) -> SearchSpa
     )
     for position in range(depths[2] - depths[2] // 2, depths[2]):
         largest = largest.with_block(2, position, "attention")
-    return SearchSpace(largest)
+    return _of_its_kinds(SearchSpace(largest, **options))
+
+
+def _of_its_kinds(space: SearchSpace) -> SearchSpace:
+    """The space with the largest network's blocks taken from its kinds, the most capable."""
+    network = space.largest
+    for stage, position in space.positions():
+        kind = network.stages[stage].blocks[position].kind
+        if kind not in space.kinds or kind in MAP_KINDS:
+            network = network.with_block(stage, position, space.map_kinds[0])
+    return dataclasses.replace(space, largest=network)

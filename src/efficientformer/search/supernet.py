@@ -2,61 +2,27 @@
 
     x ← Σ_n softmax_n((α_n + ε_n) / τ) · path_n(x)
 
-The paper draws ε from U(0, 1) and calls it Gumbel softmax; `noise="gumbel"` draws −log(−log u) instead.
+The paper draws ε from U(0, 1) and calls it Gumbel softmax. How each step chooses is `draws.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from efficientformer.layers import KINDS
-from efficientformer.model.blocks import Embed, Head, Stem, build_layer
+from efficientformer.architecture import Architecture
+from efficientformer.layers import KINDS, Layer
+from efficientformer.model.blocks import build_layer
 from efficientformer.model.blocks.layout import as_map, as_tokens
+from efficientformer.search.draws import Draw, Sampling, draw
+from efficientformer.search.narrowing import run_narrow
 from efficientformer.search.space import SearchSpace
-
-Noise = Literal["uniform", "gumbel", "none"]
-
-
-@dataclass(frozen=True)
-class Temperature:
-    """τ over the training, from `start` to `end` geometrically, and the noise.
-
-    A high τ mixes all paths; a low one lets a single path through, so that each learns to stand alone.
-    """
-
-    start: float = 2.0
-    end: float = 0.2
-    noise: Noise = "gumbel"
-
-    def at(self, share: float) -> float:
-        """τ when this share of the training is done."""
-        return self.start * (self.end / self.start) ** share
-
-
-class MetaPath(nn.ModuleDict):
-    """One position's choices: a block of each kind; the identity has no module."""
-
-    def mix(self, x: Tensor, weights: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The weighted sum of all paths: (B, C, H, W) → the same; the identity's weight is the last."""
-        mixed = x * weights[-1]
-        for weight, (kind, block) in zip(weights[:-1], self.items(), strict=True):
-            mixed = mixed + weight * run_on_map(block, x, kind, grid)
-        return mixed
-
-
-def run_on_map(block: nn.Module, x: Tensor, kind: str, grid: tuple[int, int]) -> Tensor:
-    """A block of any layout on (B, C, H, W), giving the same."""
-    if KINDS[kind].layout == "map":
-        return block(x)
-    return as_map(block(as_tokens(x)), grid)
 
 
 class Supernet(nn.Module):
-    """The largest network of a space with a MetaPath at every position.
+    """The largest network of a space with every choice at every position.
 
     Args:
         space: what can be searched.
@@ -68,11 +34,11 @@ class Supernet(nn.Module):
         super().__init__()
         self.space = space
         named = dict(space.largest.named_layers())
-        self.stem = cast(Stem, build_layer(named["stem"]))
+        self.stem = build_layer(named["stem"])
         self.embeds = nn.ModuleList(build_layer(named[f"stages.{stage}.embed"]) for stage in (1, 2, 3))
         self.positions = nn.ModuleList(
             nn.ModuleList(
-                MetaPath(
+                nn.ModuleDict(
                     {
                         kind: build_layer(space.largest.block_layer(stage, position, kind), layer_scale_init)
                         for kind in space.paths(stage)[:-1]
@@ -82,48 +48,79 @@ class Supernet(nn.Module):
             )
             for stage in range(4)
         )
-        self.head = cast(Head, build_layer(named["head"]))
+        self.head = build_layer(named["head"])
         self.alphas = nn.ParameterList(
-            torch.zeros(len(self.stage(stage)), len(space.paths(stage))) for stage in range(4)
+            torch.zeros(len(one.blocks), len(space.paths(stage)))
+            for stage, one in enumerate(space.largest.stages)
         )
-        self._weights = [alpha.detach().softmax(-1) for alpha in self.alphas]
+        self._full = named
+        self._draw = Draw([alpha.detach().softmax(-1) for alpha in self.alphas], (), space.largest)
 
-    def stage(self, index: int) -> list[MetaPath]:
-        """The MetaPaths of a stage."""
-        return [cast(MetaPath, path) for path in cast(nn.ModuleList, self.positions[index])]
+    def part(self, name: str, kind: str) -> nn.Module | None:
+        """The module of a layer of the space's networks, by name and kind; None for one without weights."""
+        match name.split("."):
+            case ["stem"]:
+                return self.stem
+            case ["head"]:
+                return self.head
+            case ["stages", stage, "embed"]:
+                return self.embeds[int(stage) - 1]
+            case ["stages", stage, "blocks", position]:
+                return self._choices(int(stage), int(position))[kind]
+        return None
 
-    def embed(self, stage: int) -> Embed:
-        """The embedding into a stage from 1 to 3."""
-        return cast(Embed, self.embeds[stage - 1])
-
-    def draw(self, step: int, share: float, temperature: Temperature, seed: int) -> None:
-        """Choose the path weights of one training step; a function of (seed, step) and α alone."""
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        tau = temperature.at(share)
-        self._weights = [
-            ((alpha + _noise(alpha, temperature.noise, generator)) / tau).softmax(-1) for alpha in self.alphas
-        ]
+    def draw(self, step: int, share: float, sampling: Sampling, seed: int) -> None:
+        """Choose paths and widths of one training step; a function of (seed, step) and α alone."""
+        self._draw = draw(self.space, list(self.alphas), sampling, step, share, seed)
 
     def probabilities(self) -> list[Tensor]:
         """softmax(α) of each stage: (positions, choices), the identity last."""
         return [alpha.detach().softmax(-1) for alpha in self.alphas]
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """(B, 3, H, W) → logits (B, classes), with the path weights last drawn."""
-        x = self.stem(x)
-        for index in range(4):
-            if index:
-                x = self.embed(index)(x)
-            grid = self.space.largest.grid(index)
-            for path, weights in zip(self.stage(index), self._weights[index], strict=True):
-                x = path.mix(x, weights.to(x.device), grid)
-        return self.head(as_tokens(x))
+        """(B, 3, H, W) → logits (B, classes), by the last draw."""
+        frame = self._draw.frame
+        layers = dict(frame.named_layers())
+        x = self._run("stem", layers["stem"], x)
+        for stage in range(4):
+            if stage:
+                name = f"stages.{stage}.embed"
+                x = self._run(name, layers[name], x)
+            for position in range(len(frame.stages[stage].blocks)):
+                x = self._position(stage, position, frame, x)
+        return self._run("head", layers["head"], as_tokens(x))
 
+    def _position(self, stage: int, position: int, frame: Architecture, x: Tensor) -> Tensor:
+        """A MetaPath: (B, C, H, W) → the same."""
+        kinds, weights = self.space.paths(stage), self._draw.weights[stage][position].to(x.device)
+        if self._draw.chosen:
+            taken = self._draw.chosen[stage][position]
+            x, weight = self._path(kinds[taken], stage, position, frame, x), weights[taken]
+            return x * weight if weight.requires_grad else x  # it is 1, for α to learn by
+        mixed = x * weights[-1]  # the identity
+        for weight, kind in zip(weights[:-1], kinds[:-1], strict=True):
+            mixed = mixed + weight * self._path(kind, stage, position, frame, x)
+        return mixed
 
-def _noise(like: Tensor, noise: Noise, generator: torch.Generator) -> Tensor:
-    if noise == "none":
-        return torch.zeros_like(like)
-    uniform = torch.rand(like.shape, generator=generator).to(like.device)  # the same on every device
-    if noise == "uniform":
-        return uniform
-    return -(-uniform.clamp(1e-9, 1 - 1e-7).log()).log()
+    def _path(self, kind: str, stage: int, position: int, frame: Architecture, x: Tensor) -> Tensor:
+        """One choice of a position on (B, C, H, W), giving the same."""
+        if kind == "identity":
+            return x
+        name, layer = f"stages.{stage}.blocks.{position}", frame.block_layer(stage, position, kind)
+        if KINDS[kind].layout == "map":
+            return self._run(name, layer, x)
+        return as_map(self._run(name, layer, as_tokens(x)), frame.grid(stage))
+
+    def _run(self, name: str, layer: Layer, x: Tensor) -> Tensor:
+        module = cast(nn.Module, self.part(name, layer.kind))
+        whole = self._full.get(name)
+        if whole and (whole.in_width, whole.out_width, whole.expansion) == (
+            layer.in_width,
+            layer.out_width,
+            layer.expansion,
+        ):
+            return module(x)
+        return run_narrow(module, name, layer, x)
+
+    def _choices(self, stage: int, position: int) -> nn.ModuleDict:
+        return cast(nn.ModuleDict, cast(nn.ModuleList, self.positions[stage])[position])

@@ -82,12 +82,19 @@ class World:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
-    def wrapped(self, model: nn.Module) -> nn.Module:
-        """The model with gradients averaged over all processes."""
+    def wrapped(self, model: nn.Module, *, partly_used: bool = False) -> nn.Module:
+        """The model with gradients averaged over all processes.
+
+        Args:
+            model: the same in all of them.
+            partly_used: whether a step may leave out some of its weights, in all processes the same.
+        """
         if self.size == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+        return DistributedDataParallel(
+            model, device_ids=devices, gradient_as_bucket_view=True, find_unused_parameters=partly_used
+        )
 
 
 def is_first() -> bool:

@@ -66,7 +66,7 @@ class Learner:
         if self.recipe.sync_norm and self.world.size > 1:
             synchronised(self.model, device)
         self.average = self._average() if self.recipe.ema else None
-        wrapped = self.world.wrapped(self.model)
+        wrapped = self.world.wrapped(self.model, partly_used=bool(self.searched))
         self.forward: Callable[[Tensor], Outputs] = torch.compile(wrapped) if self.recipe.compile else wrapped
         self._no_sync = getattr(wrapped, "no_sync", contextlib.nullcontext)
         self.optimizer, self._clipped = optimizer_of(self.model, self.recipe, self.searched)
