@@ -1,0 +1,269 @@
+"""Is the supernet's word worth anything? Inherited accuracy against training alone, Kendall's τ.
+
+    python benchmarks/rank_correlation.py --data imagenette
+
+Random architectures spread over the space are trained from scratch, each alone; supernets of several settings
+are trained once each, and score the same architectures with inherited weights. Both are judged on the same
+validation images. Stopped, it goes on where it was: each result is a file under --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import os
+import random
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.stats
+import torch
+
+from efficientformer.architecture import Architecture
+from efficientformer.data.batches import cached_side
+from efficientformer.data.images import decode
+from efficientformer.data.sources.folder import scan
+from efficientformer.evaluation.score import evaluate
+from efficientformer.files import read_json, write_atomically, write_json
+from efficientformer.latency.budget import Budget
+from efficientformer.latency.machine import fingerprint
+from efficientformer.latency.target import Target
+from efficientformer.model.network import EfficientFormer
+from efficientformer.pipeline.folder import RunFolder
+from efficientformer.pipeline.job import Job
+from efficientformer.pipeline.slim_training import ImageSets, learn_supernet, rank, recipe
+from efficientformer.progress import Progress
+from efficientformer.search.draws import Sampling
+from efficientformer.search.space import OPEN_KINDS, SearchSpace, supernet_space
+from efficientformer.training.batches import held_batches
+from efficientformer.training.loop import train
+
+RESULTS = Path(__file__).with_name("results")
+SETTINGS = {
+    "soft": Sampling(),
+    "soft, uniform noise": Sampling(noise="uniform"),
+    "sampled": Sampling(paths="sampled"),
+    "sampled, elastic": Sampling(paths="sampled", elastic=True),
+    "even, elastic": Sampling(paths="even", elastic=True),
+}
+"""The first two are the paper's MetaPath, with Gumbel's noise and with its text's."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for."""
+
+    data: Path
+    out: Path
+    supernet: str
+    input_size: int
+    networks: int
+    epochs: int
+    supernet_epochs: int
+    precision: str
+    seed: int
+
+    def job(self, sampling: Sampling) -> Job:
+        """The slimming job whose supernet is trained."""
+        return Job(
+            self.data,
+            Budget(share=0.5),
+            input_size=self.input_size,
+            supernet=self.supernet,
+            supernet_epochs=self.supernet_epochs,
+            epochs=self.epochs,
+            precision=self.precision,  # ty: ignore[invalid-argument-type]
+            sampling=sampling,
+            seed=self.seed,
+        )
+
+    def images(self) -> tuple[ImageSets, tuple[str, ...]]:
+        """Decoded images, and the classes."""
+        split, work = scan(self.data, self.seed), self.out / "images"
+        read = partial(decode, side=cached_side(self.input_size))
+        parts = (
+            read(getattr(split, name), cache=work / f"{name}.images") for name in ("train", "search", "val")
+        )
+        return ImageSets(*parts), split.classes
+
+    def space(self, classes: int) -> SearchSpace:
+        """What can be searched."""
+        options = {"kinds": OPEN_KINDS, "expansions": (2, 3), "width_step": 8}
+        return supernet_space(self.supernet, input_size=self.input_size, num_classes=classes, **options)
+
+
+def spread(space: SearchSpace, count: int, seed: int) -> list[Architecture]:
+    """Random networks, one from each of `count` equal shares of 50 times as many ordered by their MACs."""
+    generator = random.Random(seed)
+    drawn = sorted((space.sample(generator) for _ in range(50 * count)), key=lambda one: one.macs)
+    return [generator.choice(drawn[50 * index : 50 * (index + 1)]) for index in range(count)]
+
+
+def alone(plan: Plan, index: int) -> None:
+    """Train one architecture from scratch and score it."""
+    path = plan.out / f"alone-{index:02}.json"
+    images, classes = plan.images()
+    architecture = spread(plan.space(len(classes)), plan.networks, plan.seed)[index]
+    torch.manual_seed(plan.seed)
+    network = EfficientFormer(architecture.compact(), layer_scale_init=0.1)
+    how = recipe(plan.job(Sampling()), plan.epochs)
+    train(
+        network,
+        held_batches(images.train, how),
+        how,
+        path.with_suffix(".safetensors"),
+        classes=len(classes),
+        title=f"network {index}",
+        progress=Progress(None),
+    )
+    score = evaluate(network, images.val, plan.input_size)
+    write_json(path, {"architecture": architecture.to_json(), "drawn": str(architecture), **score.to_json()})
+
+
+def inherited(plan: Plan, name: str) -> None:
+    """Train one supernet and score all architectures with its weights."""
+    folder = RunFolder(plan.out / f"supernet-{name.replace(', ', '-').replace(' ', '-')}")
+    images, classes = plan.images()
+    space, job = plan.space(len(classes)), plan.job(SETTINGS[name])
+    supernet = learn_supernet(job, space, images.train, folder, Progress(None))
+    judge = rank(job, supernet, images)
+    scores = [
+        evaluate(judge.inherited(one), images.val, plan.input_size).to_json()
+        for one in spread(space, plan.networks, plan.seed)
+    ]
+    probabilities = [[round(v, 3) for v in row] for one in supernet.probabilities() for row in one.tolist()]
+    write_json(folder.file("scores.json"), {"scores": scores, "probabilities": probabilities})
+
+
+def work(task: tuple[str, Plan, Any]) -> str:
+    """One piece of work in a process of one thread."""
+    torch.set_num_threads(1)
+    kind, plan, what = task
+    (alone if kind == "alone" else inherited)(plan, what)
+    return f"{kind} {what}"
+
+
+def score_file(plan: Plan, name: str) -> Path:
+    """Where a supernet's scores are kept."""
+    return plan.out / f"supernet-{name.replace(', ', '-').replace(' ', '-')}" / "scores.json"
+
+
+def tasks(plan: Plan, settings: list[str]) -> list[tuple[str, Plan, Any]]:
+    """What is not done yet, the longest first."""
+    supernets = [("supernet", plan, name) for name in settings if not score_file(plan, name).exists()]
+    networks = [
+        ("alone", plan, index)
+        for index in reversed(range(plan.networks))
+        if not (plan.out / f"alone-{index:02}.json").exists()
+    ]
+    return [*supernets, *networks]
+
+
+def correlation(inherit: list[float], trained: list[float]) -> dict[str, Any]:
+    """Kendall's τ-b with its 95 % interval, a bootstrap over architectures; and Spearman's ρ."""
+    pairs, generator = np.array([inherit, trained]), np.random.default_rng(0)
+    draws = [pairs[:, generator.integers(0, len(trained), len(trained))] for _ in range(2000)]
+    low, high = np.nanquantile([scipy.stats.kendalltau(*draw).statistic for draw in draws], (0.025, 0.975))
+    return {
+        "kendall": float(scipy.stats.kendalltau(*pairs).statistic),
+        "interval": [float(low), float(high)],
+        "spearman": float(scipy.stats.spearmanr(*pairs).statistic),
+    }
+
+
+def collected(plan: Plan) -> dict[str, Any]:
+    """All results as one document."""
+    networks = [read_json(plan.out / f"alone-{index:02}.json") for index in range(plan.networks)]
+    trained = [one["top1"] for one in networks]
+    macs = [float(Architecture.from_json(one["architecture"]).macs) for one in networks]
+    found = {
+        name: {
+            "sampling": dataclasses.asdict(SETTINGS[name]),
+            "top1": [one["top1"] for one in read_json(score_file(plan, name))["scores"]],
+        }
+        for name in SETTINGS
+        if score_file(plan, name).exists()
+    }
+    for one in found.values():
+        one |= correlation(one["top1"], trained)
+    return {
+        "format": "efficientformer.rank-correlation/1",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": fingerprint(Target()),
+        "plan": {key: value for key, value in dataclasses.asdict(plan).items() if key not in ("data", "out")},
+        "images": networks[0]["images"],
+        "networks": [
+            {"network": one["drawn"], "macs": int(m), "top1": one["top1"]}
+            for one, m in zip(networks, macs, strict=True)
+        ],
+        "macs alone": correlation(macs, trained),
+        "supernets": found,
+    }
+
+
+def table(document: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    plan, machine = document["plan"], document["machine"]
+    lines = [
+        "# Does the supernet rank?",
+        "",
+        f"{plan['networks']} random networks of space {plan['supernet']} at {plan['input_size']} px, each "
+        f"trained alone for {plan['epochs']} epochs on Imagenette; supernets for {plan['supernet_epochs']}. "
+        f"Judged on {document['images']:,} validation images. {machine['processor']}, {document['date'][:10]}, "
+        f"{plan['precision']}, seed {plan['seed']}.",
+        "",
+        "| supernet | Kendall τ (95 %) | Spearman ρ | inherited top-1, least to greatest |",
+        "|---|---|---|---|",
+    ]
+    for name, one in document["supernets"].items():
+        low, high = one["interval"]
+        lines.append(
+            f"| {name} | {one['kendall']:.2f} ({low:.2f} to {high:.2f}) | {one['spearman']:.2f} | "
+            f"{min(one['top1']):.1%} to {max(one['top1']):.1%} |"
+        )
+    one, trained = document["macs alone"], [row["top1"] for row in document["networks"]]
+    low, high = one["interval"]
+    lines += [
+        f"| none: by MACs | {one['kendall']:.2f} ({low:.2f} to {high:.2f}) | {one['spearman']:.2f} | – |",
+        "",
+        f"Trained alone: {min(trained):.1%} to {max(trained):.1%}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train what is not trained yet, collect, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/rank"))
+    parser.add_argument("--supernet", default="s")
+    parser.add_argument("--input-size", type=int, default=64)
+    parser.add_argument("--networks", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--supernet-epochs", type=int, default=15)
+    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--settings", default=";".join(SETTINGS), help="names of supernets, with ; between")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    options = vars(parser.parse_args())
+    settings, processes = options.pop("settings").split(";"), options.pop("processes")
+    plan = Plan(**options)
+    plan.images()  # decoded once, before the processes start
+    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
+        for done in pool.imap_unordered(work, tasks(plan, settings)):
+            print(f"{datetime.now():%H:%M:%S} {done}", flush=True)
+    document = collected(plan)
+    write_json(RESULTS / "rank_correlation.json", document)
+    write_atomically(RESULTS / "rank_correlation.md", table(document))
+    print(json.dumps({name: one["kendall"] for name, one in document["supernets"].items()}))
+
+
+if __name__ == "__main__":
+    main()
