@@ -215,8 +215,8 @@ def table(document: dict[str, Any]) -> str:
         "",
         f"{plan['networks']} random networks of space {plan['supernet']} at {plan['input_size']} px, each "
         f"trained alone for {plan['epochs']} epochs on Imagenette; supernets for {plan['supernet_epochs']}. "
-        f"Judged on {document['images']:,} validation images. {machine['processor']}, {document['date'][:10]}, "
-        f"{plan['precision']}, seed {plan['seed']}.",
+        f"Judged on {document['images']:,} validation images. {document['date'][:10]}, "
+        f"{machine['processor']}, {plan['precision']}, seed {plan['seed']}.",
         "",
         "| supernet | Kendall τ (95 %) | Spearman ρ | inherited top-1, least to greatest |",
         "|---|---|---|---|",
