@@ -73,7 +73,7 @@ class Plan:
         """The slimming job whose supernet is trained."""
         return Job(
             self.data,
-            Budget(share=0.5),
+            (Budget(share=0.5),),
             input_size=self.input_size,
             supernet=self.supernet,
             supernet_epochs=self.supernet_epochs,

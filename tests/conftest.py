@@ -14,6 +14,8 @@ from PIL import Image
 
 import efficientformer  # noqa: F401 - before any test imports timm: it repairs torchvision
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of programs that tests start: two suites share two cores
+
 hypothesis.settings.register_profile(
     "house",
     deadline=None,

@@ -1,7 +1,9 @@
 """A made-up clock for tests of everything around measuring: latencies follow from MACs, the same every time.
 
 It replaces the four places where the pipeline times something. Run as a program, it does a slimming run on
-that clock, for tests that kill it:  python simulated.py DATA OUT
+that clock, for tests that kill it and for torchrun:
+
+    python simulated.py DATA OUT [BUDGETS [fine] [KEY=VALUE ...]]
 """
 
 from __future__ import annotations
@@ -13,14 +15,17 @@ from typing import Any
 
 from efficientformer.architecture import Architecture
 from efficientformer.data.augmentation import Augmentation
-from efficientformer.latency import table
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.machine import fingerprint
 from efficientformer.latency.measurement import Measurement
+from efficientformer.latency.table import filled
+from efficientformer.latency.table.rows import Chain, name_of
 from efficientformer.latency.target import Target
 from efficientformer.layers import Layer
-from efficientformer.pipeline import preflight, prove, slim
+from efficientformer.pipeline import contract, preflight, prove, slim
 from efficientformer.pipeline.job import Job
+from efficientformer.search.draws import Sampling
+from efficientformer.search.space import OPEN_KINDS
 from efficientformer.training import loop
 
 Patch = Callable[[Any, str, Any], None]
@@ -44,9 +49,9 @@ def network_ms(architecture: Architecture) -> float:
 def install(patch: Patch, *, slower_when_exported: float = 1.0) -> None:
     """Replace what measures. `patch(module, name, function)` sets an attribute."""
 
-    def measure_layers(layers: Sequence[Layer], target: Target, *, with_call: bool) -> dict[str, Measurement]:
-        made = {layer.key(): receipt(layer.key(), target, 0.005 + layer_ms(layer)) for layer in layers}
-        return made | ({table.CALL: receipt(table.CALL, target, 0.005)} if with_call else {})
+    def measure_chains(chains: Sequence[Chain], target: Target) -> dict[str, Measurement]:
+        times = {name_of(chain): 0.005 + sum(map(layer_ms, chain)) for chain in chains}
+        return {name: receipt(name, target, ms) for name, ms in times.items()}
 
     def measure_untrained(
         networks: Sequence[Architecture], target: Target
@@ -67,11 +72,21 @@ def install(patch: Patch, *, slower_when_exported: float = 1.0) -> None:
         final["slimmed"] = slower_when_exported * network_ms(network.architecture)
         return proving(network, *rest)
 
-    patch(table, "measure_layers", measure_layers)
+    patch(filled, "measure_chains", measure_chains)
     patch(preflight, "measure_untrained", measure_untrained)
-    patch(slim, "quick_receipt", quick_receipt)
+    patch(contract, "quick_receipt", quick_receipt)
     patch(prove, "time_entries", time_entries)
-    patch(slim, "prove", remember)
+    patch(contract, "prove", remember)
+
+
+FINE: dict[str, Any] = {
+    "kinds": OPEN_KINDS,
+    "expansions": (2, 3),
+    "width_step": 8,
+    "sampling": Sampling(paths="sampled", elastic=True),
+    "evaluations": 24,
+}
+"""A space whose networks lie close to each other."""
 
 
 def tiny_job(data: Path, budget: str = "60%", **changes: Any) -> Job:
@@ -84,10 +99,13 @@ def tiny_job(data: Path, budget: str = "60%", **changes: Any) -> Job:
         "batch_size": 16,
         "augmentation": Augmentation(0.7, False),
     }
-    return Job(data, Budget.parse(budget), **(settings | changes))
+    return Job(data, tuple(map(Budget.parse, budget.split(","))), **(settings | changes))
 
 
 if __name__ == "__main__":
     install(setattr)
     loop.CHECKPOINT_S = 0.0  # after every step, so that a run that is killed again and again gets on
-    slim.slim(tiny_job(Path(sys.argv[1])), Path(sys.argv[2]))
+    data, out, *rest = sys.argv[1:]
+    changes = dict(pair.split("=") for pair in rest[1:] if pair != "fine")
+    settings = FINE if "fine" in rest else {}
+    slim.slim_to_budgets(tiny_job(Path(data), *rest[:1], **(settings | changes)), Path(out))

@@ -5,7 +5,7 @@ import pytest
 
 from efficientformer import InputError
 from efficientformer.latency.target import Target
-from efficientformer.search.journal import Journal, replay
+from efficientformer.search.journal import Found, Journal, branch, replay
 from tests.pipeline import simulated
 from tests.search.test_slimming import SPACE, search
 
@@ -69,6 +69,63 @@ def test_reading_leaves_a_line_that_is_being_written_alone(written: Path) -> Non
     assert written.read_bytes() == whole + b'{"event": "st'
     journal.verify(journal.architectures()[-1], 1.0, simulated.receipt("net", Target(), 1.0), 1.0)
     assert written.read_bytes().startswith(whole + b'{"event": "verified"')
+
+
+@pytest.mark.parametrize("run", ["digits", "imagenette-96"])
+def test_journals_of_version_0_1_are_read_and_replayed(run: str) -> None:
+    journal = Journal(Path(__file__).parents[2] / "docs/runs" / run / "journal.jsonl")
+    assert replay(journal) == journal.architectures()
+    assert len(journal.steps) > 5
+    assert all(step.skipped == () for step in journal.steps)
+    assert journal.start is not None and journal.start.policy == "greedy"
+
+
+def test_a_step_tells_what_it_saves_and_what_was_turned_down(written: Path) -> None:
+    step = Journal(written).steps[0]
+    one, other = step.chosen, step.turned_down[0]
+    told = str(step)
+    assert told.startswith(
+        f"step 1: {one.action} (saves {one.saved_ms:.3f} ms, {-100 * one.drop:+.1f} points"
+    )
+    assert f"→ {one.predicted_ms:.3f} ms, accuracy {100 * one.accuracy:.1f} %" in told
+    assert f"turned down: {other.action} (saves {other.saved_ms:.3f} ms" in told
+    assert f"importance {one.action.importance:.3g}" in told
+    assert "\n" not in told
+
+
+def test_what_a_policy_found_is_kept_once(written: Path) -> None:
+    journal = Journal(written)
+    found = Found("exact", SPACE.largest, 1.5, 0.8, 0.7, 100, 93, True, 1.4, 1.6)
+    journal.conclude(found)
+    journal.conclude(found)
+    Journal(written).conclude(found)
+    again = Journal(written)
+    assert again.found == [found]
+    assert again.architectures() == journal.architectures()
+
+
+def test_a_branch_keeps_what_was_measured_up_to_its_step(written: Path) -> None:
+    journal = Journal(written)
+    early, late = journal.architectures()[1], journal.architectures()[-1]
+    journal.verify(early, 2.0, simulated.receipt("net", Target(), 2.2), 1.1)
+    journal.verify(late, 1.4, simulated.receipt("net", Target(), 1.6), 1.2)
+    begun = branch(journal, 2, written.with_name("branch.jsonl"))
+    assert begun.verified == {early: 2.2}
+    assert begun.scale == 1.1
+    assert begun.steps == journal.steps[:2]
+    assert branch(journal, 0, written.with_name("start.jsonl")).architectures() == [SPACE.largest]
+    with pytest.raises(InputError, match="exists already"):
+        branch(journal, 2, begun.path)
+    with pytest.raises(InputError, match="there is no step 99"):
+        branch(journal, 99, written.with_name("other.jsonl"))
+
+
+def test_a_process_that_does_not_write_leaves_the_file_alone(written: Path) -> None:
+    before = written.read_bytes()
+    journal = Journal(written, writes=False)
+    journal.add(journal.steps[-1])
+    assert written.read_bytes() == before
+    assert len(journal.steps) == len(Journal(written).steps) + 1
 
 
 def test_an_empty_journal_replays_to_nothing(tmp_path: Path) -> None:

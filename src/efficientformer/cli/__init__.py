@@ -23,6 +23,7 @@ COMMANDS = {
     "measure": "Latency receipts side by side, interleaved; several targets make a portability matrix.",
     "profile": "Where a network's time goes, by operator and by block.",
     "study": "Why vision transformers are slow here: the paper's observations tried on this device.",
+    "table": "The latency table of a search space: build it, show it, audit it.",
     "export": "A network as files for the runtimes people deploy on, each checked and timed.",
     "slim": "The main job: from images and a budget to a trained network that meets it, with the proof.",
     "replay": "A run's journal, every step applied anew.",

@@ -9,15 +9,20 @@ from cyclopts import Parameter
 
 from efficientformer.cli.options import DEFAULT_TARGET, Json, TargetText, print_json
 from efficientformer.data.augmentation import Augmentation
+from efficientformer.errors import InputError
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.target import Target
 from efficientformer.pipeline.demo import demo_job, write_digits
+from efficientformer.pipeline.folder import RunFolder
+from efficientformer.pipeline.front import front
 from efficientformer.pipeline.job import Job
+from efficientformer.pipeline.slim import place, slim_to_budgets
 from efficientformer.pipeline.slim import slim as run_slim
 from efficientformer.report import write_report
 from efficientformer.search.draws import Noise, Paths, Sampling
-from efficientformer.terminal.runs import accuracy_table, summary_table
+from efficientformer.terminal.runs import accuracy_table, front_table, summary_table
 from efficientformer.terminal.table import show
+from efficientformer.training.distributed import is_first
 from efficientformer.training.recipe import Precision
 
 
@@ -29,6 +34,13 @@ def slim(
     input_size: int = Job.input_size,
     out: Path = Path("runs/slim"),
     supernet: str = Job.supernet,
+    kinds: str = ",".join(Job.kinds),
+    expansions: str = "",
+    activations: str = "",
+    input_sizes: str = "",
+    width_step: int = Job.width_step,
+    policy: str = Job.policy,
+    evaluations: int = Job.evaluations,
     supernet_epochs: int = Job.supernet_epochs,
     epochs: int = Job.epochs,
     batch_size: int = Job.batch_size,
@@ -44,6 +56,7 @@ def slim(
     max_unreadable: float = Job.max_unreadable,
     train_unslimmed: bool = Job.train_unslimmed,
     table: Path | None = None,
+    device: str = Job.device,
     seed: int = Job.seed,
     as_json: Json = False,
 ) -> None:
@@ -53,11 +66,19 @@ def slim(
 
     Args:
         data: folder of train/<class>/* and val/<class>/*, or of <class>/*.
-        budget: latency of one inference with its unit: 8ms, 500us, or 50% of the unslimmed network.
+        budget: latency of one inference with its unit: 8ms, 500us, or 50% of the unslimmed network;
+            several with commas between get a network each from the one supernet.
         target: where it must be met.
         input_size: pixels of a side, a multiple of 32.
         out: the run's folder.
         supernet: xs, s, m, l7, or auto for the smallest that leaves room for a search.
+        kinds: of blocks to choose from: pool and attention are the paper's, ffn is EfficientFormerV2's.
+        expansions: that a block's MLP may be narrowed to, such as 2,3.
+        activations: that all blocks may have instead of GELU, such as relu,hardswish.
+        input_sizes: smaller sides of images to consider, in pixels.
+        width_step: channels a stage is narrowed by at once.
+        policy: greedy (the paper's), greedy-remeasured, exact (integer programming), evolution, or random.
+        evaluations: networks that evolution and random search may score.
         supernet_epochs: passes over the training images for the supernet.
         epochs: the same for the network that is found.
         batch_size: images a step.
@@ -73,14 +94,23 @@ def slim(
         max_unreadable: greatest share of unreadable images that is put up with.
         train_unslimmed: also train the unslimmed network, to see what slimming cost.
         table: a latency table to use and extend, instead of the run's own.
+        device: that trains: cpu, cuda, or auto.
         seed: of everything random.
         as_json: print the summary as JSON.
     """
     job = Job(
         data,
-        Budget.parse(budget),
+        tuple(map(Budget.parse, budget.split(","))),
         Target.parse(target),
         input_size=input_size,
+        kinds=_names(kinds),
+        expansions=_numbers("expansions", expansions),
+        activations=_names(activations),
+        input_sizes=_numbers("input-sizes", input_sizes),
+        width_step=width_step,
+        policy=policy,
+        evaluations=evaluations,
+        device=device,
         supernet=supernet,
         supernet_epochs=supernet_epochs,
         epochs=epochs,
@@ -93,7 +123,20 @@ def slim(
         train_unslimmed=train_unslimmed,
         seed=seed,
     )
-    _print_result(run_slim(job, out, table), out, as_json=as_json)
+    summaries = slim_to_budgets(job, out, table)
+    if not is_first():
+        return
+    folders = [place(RunFolder(out), one).root for one in job.budgets]
+    if len(summaries) == 1:
+        _print_result(summaries[0], folders[0], as_json=as_json)
+    elif as_json:
+        for folder in folders:
+            write_report(folder)
+        print_json(front(summaries))
+    else:
+        for summary, folder in zip(summaries, folders, strict=True):
+            _print_result(summary, folder, as_json=False)
+        show(front_table(front(summaries)))
 
 
 def demo(
@@ -119,6 +162,17 @@ def demo(
     _print_result(summary, out, as_json=as_json)
     if not as_json:
         print_json(_short(summary))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, _names(text)))
+    except ValueError:
+        raise InputError(f"--{option} {text!r}: give whole numbers with commas between") from None
 
 
 def _print_result(summary: dict[str, Any], out: Path, *, as_json: bool) -> None:

@@ -23,13 +23,17 @@ def input_shape(layer: Layer) -> tuple[int, ...]:
     return (1, layer.in_width, layer.height, layer.width)
 
 
-def deployed_layer(layer: Layer) -> nn.Module:
+def deployed_layer(layer: Layer, seed: int = 0) -> nn.Module:
     """A layer with random weights, folded.
 
     Norms and LayerScales are drawn away from 0 and 1, so that no converter can leave a branch out.
+
+    Args:
+        layer: what to build.
+        seed: of its weights.
     """
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         module = build_layer(layer, layer_scale_init=0.5).eval()
         randomise_vectors(module)
         deployed = module.fold()

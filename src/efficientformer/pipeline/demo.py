@@ -22,7 +22,7 @@ def demo_job(data: Path, budget: Budget, target: Target, seed: int) -> Job:
     """The demo's job: a small supernet on digits, minutes on two cores. Digits are not mirrored."""
     return Job(
         data,
-        budget,
+        (budget,),
         target,
         input_size=INPUT_SIZE,
         supernet="xs",

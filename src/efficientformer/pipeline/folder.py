@@ -24,7 +24,12 @@ LOCK = ".lock"
 WORK = "work"
 # What a run that was stopped before its claim may leave, half-written too.
 _UNCLAIMED = (TABLE, LOCK, "job.json")
-_CHANGE_NOTHING = ("max_unreadable", "workers")  # of a job's entries: any result is the same
+_CHANGE_NOTHING = (
+    "max_unreadable",
+    "workers",
+    "budget",
+    "device",
+)  # of a job's entries: any result is the same
 
 
 class Claim(Protocol):

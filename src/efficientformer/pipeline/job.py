@@ -15,12 +15,13 @@ from efficientformer.errors import InputError
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.target import Target
 from efficientformer.search.draws import Sampling
-from efficientformer.search.space import SUPERNETS
+from efficientformer.search.policies import EVALUATIONS, POLICIES
+from efficientformer.search.space import PAPER_KINDS, SUPERNETS, SearchSpace, supernet_space
 from efficientformer.training.recipe import Precision
 
 FORMAT = "efficientformer.run/1"
-AIM = 0.97  # the search aims a little under the budget: measurements scatter
 TOLERANCE = 0.02  # the exported file's median may be so much over the budget
+SHORTFALL = 0.07  # and so much under it
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,17 @@ class Job:
 
     Attributes:
         data: the folder of images.
-        budget: what one inference may take.
+        budgets: what one inference may take; of each a network is found, all from one supernet.
         target: where.
         input_size: pixels of a side.
         supernet: one of `SUPERNETS`, or `auto` for the smallest that leaves room for a search.
+        kinds: of blocks: `pool` and `attention` are the paper's, `ffn` is EfficientFormerV2's.
+        expansions: that a block's MLP may be narrowed to.
+        activations: that may take the place of GELU.
+        input_sizes: smaller sides that images may have.
+        width_step: what a stage is narrowed by at once.
+        policy: how the space is searched (`search.policies.POLICIES`).
+        evaluations: networks that evolution and random search may score.
         supernet_epochs: passes over the training images for the supernet.
         epochs: the same for the network that was found.
         batch_size: images a step.
@@ -43,13 +51,21 @@ class Job:
         max_unreadable: greatest share of unreadable images.
         train_unslimmed: also train the unslimmed network by the same recipe, to see what slimming cost.
         seed: of the split and of everything random.
+        device: that trains: `cpu`, `cuda`, or `auto`.
     """
 
     data: Path
-    budget: Budget
+    budgets: tuple[Budget, ...]
     target: Target = field(default_factory=Target)
     input_size: int = 128
     supernet: str = "auto"
+    kinds: tuple[str, ...] = PAPER_KINDS
+    expansions: tuple[int, ...] = ()
+    activations: tuple[str, ...] = ()
+    input_sizes: tuple[int, ...] = ()
+    width_step: int = SearchSpace.width_step
+    policy: str = "greedy"
+    evaluations: int = EVALUATIONS
     supernet_epochs: int = 20
     epochs: int = 30
     batch_size: int = 64
@@ -60,16 +76,26 @@ class Job:
     max_unreadable: float = MAX_UNREADABLE
     train_unslimmed: bool = False
     seed: int = 0
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         check_input_size((self.input_size, self.input_size))
         if self.supernet != "auto" and self.supernet not in SUPERNETS:
             known = ", ".join(("auto", *SUPERNETS))
             raise InputError(f"unknown supernet {self.supernet!r}; known: {known}")
+        if self.policy not in POLICIES:
+            raise InputError(f"unknown policy {self.policy!r}; known: {', '.join(POLICIES)}")
+        if not self.budgets or len(set(map(str, self.budgets))) < len(self.budgets):
+            raise InputError("budget: give one or several different ones, such as 4ms,8ms,12ms")
+        for side in self.input_sizes:
+            check_input_size((side, side))
+            if side >= self.input_size:
+                raise InputError(f"input_sizes are smaller than the input size {self.input_size}, not {side}")
         for name, value, least in (
             ("supernet_epochs", self.supernet_epochs, 1),
             ("epochs", self.epochs, 1),
             ("batch_size", self.batch_size, 2),
+            ("evaluations", self.evaluations, 1),
             ("seed", self.seed, 0),
         ):
             if value < least:
@@ -88,15 +114,29 @@ class Job:
             if not value > 0:
                 raise InputError(f"{name} must be above zero, not {value}")
 
+    def space(self, supernet: str, num_classes: int) -> SearchSpace:
+        """What is searched, for one of `SUPERNETS`."""
+        return supernet_space(
+            supernet,
+            input_size=self.input_size,
+            num_classes=num_classes,
+            kinds=self.kinds,
+            expansions=self.expansions,
+            activations=self.activations,
+            input_sizes=self.input_sizes,
+            width_step=self.width_step,
+        )
+
     def document(self) -> dict[str, Any]:
-        """What the run's folder is claimed with."""
+        """What the run's folder is claimed with; another budget may come into it later."""
         return {"format": FORMAT, **self.to_json()}
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON document; the folder of images by its absolute path."""
         plain = dataclasses.asdict(self) | {
             "data": str(self.data.resolve()),
-            "budget": str(self.budget),
+            "budget": ",".join(map(str, self.budgets)),
             "target": str(self.target),
         }
+        del plain["budgets"]
         return json.loads(json.dumps(plain))

@@ -1,9 +1,10 @@
-"""What can be known before training: the space, its least and greatest latency, the budget in ms."""
+"""What can be known before training: the space, its least and greatest latency, if budgets can be met."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ from efficientformer.data.sources.folder import Split
 from efficientformer.errors import InputError
 from efficientformer.files import read_json
 from efficientformer.latency.bench import time_entries
+from efficientformer.latency.budget import Budget
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.table import Fit, LatencyTable
+from efficientformer.latency.table.interpolate import sub_grid
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import untrained
 from efficientformer.pipeline.folder import RunFolder
-from efficientformer.pipeline.job import AIM, Job
+from efficientformer.pipeline.job import Job
 from efficientformer.progress import Progress
-from efficientformer.search.space import SUPERNETS, SearchSpace, supernet_space
+from efficientformer.search.space import SUPERNETS, SearchSpace
 
 ROOM = 1.6  # an automatically chosen supernet is at least so many times as slow as the budget
 
@@ -32,7 +35,6 @@ class Plan:
     Attributes:
         supernet: the space's name.
         space: what is searched.
-        budget_ms: the budget.
         greatest: receipt of the unslimmed network.
         least: receipt of the smallest network.
         fit: the latency table's calibration to this space.
@@ -41,11 +43,14 @@ class Plan:
 
     supernet: str
     space: SearchSpace
-    budget_ms: float
     greatest: Measurement
     least: Measurement
     fit: Fit
     images: str
+
+    def budget_ms(self, budget: Budget) -> float:
+        """A budget in milliseconds."""
+        return budget.resolve(self.greatest.median_ms)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON document."""
@@ -78,7 +83,7 @@ def preflight(
         InputError: if the budget is below what the smallest network takes, the table is another machine's, or
             the images are no longer those the run began with.
     """
-    rows, path = LatencyTable(table, job.target), folder.file("preflight.json")
+    rows, path = LatencyTable(table, job.target, may_interpolate=True), folder.file("preflight.json")
     if path.exists():
         plan = Plan.from_json(read_json(path))
         if plan.images != split.digest():
@@ -86,25 +91,24 @@ def preflight(
                 f"{job.data}: its files changed since the run in {folder.root} began; give another --out"
             )
         rows.fit = plan.fit
+        _check_budgets(job, plan, progress)
         return plan, rows
+    rows.check_machine(progress.line)
     names = SUPERNETS if job.supernet == "auto" else (job.supernet,)
     for name in names:
         plan = _survey(job, name, split, rows, progress)
-        room = job.budget.share or plan.greatest.median_ms >= ROOM * plan.budget_ms
-        if room or plan.least.median_ms > plan.budget_ms:
+        fixed = [plan.budget_ms(budget) for budget in job.budgets if budget.share is None]
+        if not fixed or plan.greatest.median_ms >= ROOM * max(fixed) or plan.least.median_ms > min(fixed):
             break
-    _check_budget(job, plan)
-    if plan.greatest.median_ms <= plan.budget_ms:
-        progress.line("   the unslimmed network meets this budget already: it will be trained as it is;")
-        progress.line("   a larger --supernet or --input-size would make use of the rest")
+    _check_budgets(job, plan, progress)
     return plan, rows
 
 
 def _survey(job: Job, name: str, split: Split, rows: LatencyTable, progress: Progress) -> Plan:
     """Measure a space: rows for its calibration networks, then those networks whole."""
-    space = supernet_space(name, input_size=job.input_size, num_classes=len(split.classes))
+    space = job.space(name, len(split.classes))
     networks = space.between()
-    rows.fill(networks, lambda done, total: progress.update(done, total, "layers measured"))
+    _fill(rows, space, networks, progress)
     receipts = measure_untrained(networks, job.target)
     fit = rows.calibrate(receipts)
     greatest, least = receipts[networks[0]], receipts[networks[-1]]
@@ -112,19 +116,34 @@ def _survey(job: Job, name: str, split: Split, rows: LatencyTable, progress: Pro
     progress.line(
         f"   calibrated to {len(networks)} networks, relative error {fit.residual:.1%} (root mean square)"
     )
-    budget_ms = job.budget.resolve(greatest.median_ms)
-    return Plan(name, space, budget_ms, greatest, least, fit, split.digest())
+    return Plan(name, space, greatest, least, fit, split.digest())
 
 
-def _check_budget(job: Job, plan: Plan) -> None:
-    least_ms = plan.least.median_ms / AIM
-    if plan.budget_ms < least_ms:
-        smallest = plan.space.smallest().compact()
-        raise InputError(
-            f"budget {job.budget}: below what the smallest network takes here, {plan.least} on "
-            f"{job.target} ({smallest}); ask for at least {math.ceil(1000 * least_ms) / 1000:.3f}ms "
-            "or give a smaller --input-size"
-        )
+def _fill(
+    rows: LatencyTable, space: SearchSpace, networks: Sequence[Architecture], progress: Progress
+) -> None:
+    """Rows for every layer of the space: of many widths every other is measured, the rest interpolated."""
+
+    def told(done: int, total: int) -> None:
+        progress.update(done, total, "layers measured")
+
+    rows.fill(networks, told)
+    rows.fill_layers(sub_grid(space.layers(), every=2, roles=("stem", "embed", "block", "head")), told)
+    rows.fill_layers(space.layers(), told)
+
+
+def _check_budgets(job: Job, plan: Plan, progress: Progress) -> None:
+    for budget in job.budgets:
+        if plan.budget_ms(budget) < plan.least.median_ms:
+            smallest, least_ms = plan.space.smallest().compact(), plan.least.median_ms
+            raise InputError(
+                f"budget {budget}: below what the smallest network takes here, {plan.least} on "
+                f"{job.target} ({smallest}); ask for at least {math.ceil(1000 * least_ms) / 1000:.3f}ms "
+                "or give a smaller --input-size"
+            )
+        if plan.greatest.median_ms <= plan.budget_ms(budget):
+            progress.line(f"   the unslimmed network meets {budget} already: it will be trained as it is;")
+            progress.line("   a larger --supernet or --input-size would make use of the rest")
 
 
 def measure_untrained(networks: tuple[Architecture, ...], target: Target) -> dict[Architecture, Measurement]:

@@ -13,9 +13,9 @@ from efficientformer.architecture import Architecture
 from efficientformer.data.batches import cached_side, evaluation_batches
 from efficientformer.data.images import Images
 from efficientformer.data.sources.folder import Split
-from efficientformer.evaluation.score import evaluate
 from efficientformer.latency.artefact import Artefact, export
 from efficientformer.latency.bench import time_entries
+from efficientformer.latency.budget import Budget
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.subjects import count_macs, peer
 from efficientformer.latency.table import LatencyTable, Prediction
@@ -23,10 +23,11 @@ from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import untrained
 from efficientformer.model.network import EfficientFormer
 from efficientformer.pipeline.folder import RunFolder
-from efficientformer.pipeline.job import TOLERANCE, Job
+from efficientformer.pipeline.job import SHORTFALL, TOLERANCE, Job
 from efficientformer.pipeline.preflight import Plan
 from efficientformer.pipeline.slim_training import Judge
 from efficientformer.runtimes import RUNTIMES
+from efficientformer.search.steps import Found
 
 PEER = "timm/mobilenetv2_100"
 CHECKED_IMAGES = 64
@@ -75,8 +76,13 @@ def prove(network: EfficientFormer, folder: RunFolder, plan: Plan, target: Targe
     artefact = export(network, path, target, images)
     image = (found.in_channels, *found.input_size)
     unslimmed = plan.space.largest
+    whole = (unslimmed.in_channels, *unslimmed.input_size)
     mobilenet, _ = peer(PEER, num_classes=found.num_classes)
-    entries = {"slimmed": path, "unslimmed": (untrained(unslimmed), image), PEER: (mobilenet, image)}
+    entries = {
+        "slimmed": path,
+        "unslimmed": (untrained(unslimmed), whole),
+        PEER: (mobilenet, image),
+    }
     sizes = {
         "slimmed": (found.params, found.macs),
         "unslimmed": (unslimmed.params, unslimmed.macs),
@@ -95,91 +101,112 @@ def quick_receipt(architecture: Architecture, target: Target) -> Measurement:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a run came to, to be summarised.
+class Asked:
+    """What a summary is of, beside what came of it.
 
     Attributes:
-        found: the architecture, its identities in place.
+        budget: as it was given.
+        budget_ms: in milliseconds.
+        job: the run.
+        plan: what was found possible.
+        split: the files.
+        unslimmed: trained by the same recipe, if that was asked for.
+    """
+
+    budget: Budget
+    budget_ms: float
+    job: Job
+    plan: Plan
+    split: Split
+    unslimmed: EfficientFormer | None
+
+
+@dataclass(frozen=True)
+class Met:
+    """What one budget came to.
+
+    Attributes:
+        search: what the search found; its architecture has its identities in place.
         predicted: what the table said of it before it was first measured.
         network: trained.
-        unslimmed: trained by the same recipe, if that was asked for.
         proof: the exported file's.
     """
 
-    found: Architecture
+    search: Found
     predicted: Prediction
     network: EfficientFormer
-    unslimmed: EfficientFormer | None
     proof: Proof
 
+    @property
+    def found(self) -> Architecture:
+        """The architecture, identities in place."""
+        return self.search.architecture
 
-def summarise(
-    job: Job, plan: Plan, split: Split, judge: Judge, rows: LatencyTable, result: Result
-) -> dict[str, Any]:
-    """Every figure of the run, each with its receipt or its number of images."""
-    trained = evaluate(result.network, judge.images.val, judge.side)
+
+def summarise(asked: Asked, met: Met, judge: Judge, rows: LatencyTable) -> dict[str, Any]:
+    """Every figure of one budget's network, each with its receipt or its number of images."""
+    trained, side = judge.final(met.network), met.found.input_size[0]
+    job, largest, images = asked.job, asked.plan.space.largest, judge.images(met.found)
     return {
         "format": "efficientformer.summary/1",
         "version": importlib.metadata.version("efficientformer"),
-        **_latency(job, plan, result),
+        **_latency(asked, met),
         "top1": trained.top1,
         "images": trained.images,
-        "params": result.proof.slimmed.params,
-        "macs": result.proof.slimmed.macs,
+        "params": met.proof.slimmed.params,
+        "macs": met.proof.slimmed.macs,
         "seed": job.seed,
-        "architecture": str(result.found.compact()),
-        "unslimmed_architecture": str(plan.space.largest),
-        "accuracy": {**_accuracy(judge, plan, result), "slimmed, trained": trained.to_json()},
-        "contenders": [one.to_json() for one in (result.proof.slimmed, *result.proof.others)],
-        "artefact": result.proof.artefact.to_json(),
+        "architecture": str(met.found.compact()),
+        "unslimmed_architecture": str(largest),
+        "accuracy": {**_accuracy(asked, met, judge), "slimmed, trained": trained.to_json()},
+        "contenders": [one.to_json() for one in (met.proof.slimmed, *met.proof.others)],
+        "artefact": met.proof.artefact.to_json(),
         "preprocessing": {
-            "resize": cached_side(job.input_size),
-            "crop": job.input_size,
+            "resize": cached_side(side),
+            "crop": side,
             "interpolation": "bicubic",
             "mean": list(IMAGENET_DEFAULT_MEAN),
             "std": list(IMAGENET_DEFAULT_STD),
         },
-        "classes": list(split.classes),
+        "classes": list(asked.split.classes),
         "data": {
-            "train": len(judge.images.train),
-            "search": len(judge.images.search),
-            "val": len(judge.images.val),
-            "unreadable": list(judge.images.unreadable),
+            "train": len(images.train),
+            "search": len(images.search),
+            "val": len(images.val),
+            "unreadable": list(images.unreadable),
         },
-        "layers": {"slimmed": _layers(result.found, rows), "unslimmed": _layers(plan.space.largest, rows)},
-        "job": {**job.to_json(), "data": job.data.name},
+        "layers": {"slimmed": _layers(met.found, rows), "unslimmed": _layers(largest, rows)},
+        "job": {**job.to_json(), "data": job.data.name, "budget": str(asked.budget)},
     }
 
 
-def _latency(job: Job, plan: Plan, result: Result) -> dict[str, Any]:
-    receipt = result.proof.slimmed.latency
+def _latency(asked: Asked, met: Met) -> dict[str, Any]:
+    receipt = met.proof.slimmed.latency
     return {
         "date": receipt.date,
-        "budget_ms": plan.budget_ms,
-        "budget": str(job.budget),
+        "budget_ms": asked.budget_ms,
+        "budget": str(asked.budget),
         "tolerance": TOLERANCE,
-        "predicted_ms": result.predicted.ms,
-        "predicted_plus_minus_ms": result.predicted.plus_minus_ms,
+        "shortfall": SHORTFALL,
+        "predicted_ms": met.predicted.ms,
+        "predicted_plus_minus_ms": met.predicted.plus_minus_ms,
         "measured_ms": receipt.median_ms,
         "measured_p10_ms": receipt.p10_ms,
         "measured_p90_ms": receipt.p90_ms,
         "samples": len(receipt.samples_ms),
         "verdict": receipt.verdict,
-        "target": str(job.target),
+        "target": str(asked.job.target),
         "fingerprint": receipt.fingerprint,
     }
 
 
-def _accuracy(judge: Judge, plan: Plan, result: Result) -> dict[str, dict[str, Any] | None]:
+def _accuracy(asked: Asked, met: Met, judge: Judge) -> dict[str, dict[str, Any] | None]:
     """What the network found is held against, on the validation images."""
-
-    def scored(network: EfficientFormer | None) -> dict[str, Any] | None:
-        return evaluate(network, judge.images.val, judge.side).to_json() if network else None
-
+    unslimmed = judge.final(asked.unslimmed).to_json() if asked.unslimmed else None
     return {
-        "unslimmed, supernet weights": scored(judge.inherited(plan.space.largest)),
-        "unslimmed, trained": scored(result.unslimmed),
-        "slimmed, supernet weights": scored(judge.inherited(result.found)),
+        "unslimmed, supernet weights": judge.final(judge.inherited(asked.plan.space.largest)).to_json(),
+        "unslimmed, trained": unslimmed,
+        "slimmed, supernet weights": judge.final(judge.inherited(met.found)).to_json(),
     }
 
 

@@ -1,93 +1,161 @@
 """`slim`: the main job, end to end. Every stage leaves its result in the run's folder and is not done twice.
 
 efficientformer slim --data photos --budget 8ms
+efficientformer slim --data photos --budget 4ms,8ms,12ms
+torchrun --nproc-per-node 2 -m efficientformer.cli slim --data photos --budget 8ms
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from efficientformer.architecture import Architecture
 from efficientformer.data.sources.folder import Split, scan
-from efficientformer.errors import PromiseError
+from efficientformer.errors import InputError
 from efficientformer.files import read_json, write_json
-from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.table import LatencyTable, Prediction
-from efficientformer.latency.target import Target
+from efficientformer.latency.budget import Budget
+from efficientformer.latency.table import LatencyTable
 from efficientformer.model.checkpoint import save_model
 from efficientformer.model.network import EfficientFormer
+from efficientformer.pipeline.contract import BudgetMissedError, Contract
 from efficientformer.pipeline.folder import TABLE, RunFolder
-from efficientformer.pipeline.job import AIM, TOLERANCE, Job
+from efficientformer.pipeline.front import write_front
+from efficientformer.pipeline.job import Job
 from efficientformer.pipeline.preflight import Plan, preflight
-from efficientformer.pipeline.prove import Proof, Result, prove, quick_receipt, summarise
-from efficientformer.pipeline.slim_training import Judge, learn_network, learn_supernet, rank, read_images
+from efficientformer.pipeline.prove import Asked, summarise
+from efficientformer.pipeline.slim_training import Pictures, learn_supernet, rank
+from efficientformer.pipeline.team import Team
 from efficientformer.progress import Progress
-from efficientformer.search import slimming
-from efficientformer.search.journal import Journal
+from efficientformer.search.journal import Journal, tell
+from efficientformer.search.scores import ScoreBook
+from efficientformer.training.distributed import World, joined
 
-ATTEMPTS = 4
+SEARCH = "search.jsonl"
+"""The whole search of a run's folder, for all its budgets; `journal.jsonl` is one network's part of it."""
 
-
-class BudgetMissedError(PromiseError):
-    """The exported file stayed over the budget after every attempt."""
+__all__ = ["BudgetMissedError", "slim", "slim_to_budgets"]
 
 
 def slim(job: Job, out: Path, table: Path | None = None, progress: Progress | None = None) -> dict[str, Any]:
-    """Go from images and a budget to a trained, exported and measured network; take up a stopped run.
+    """`slim_to_budgets` for a job of one budget; the summary, as written to `summary.json`."""
+    if len(job.budgets) != 1:
+        raise InputError(f"{len(job.budgets)} budgets: slim_to_budgets takes several")
+    return slim_to_budgets(job, out, table, progress)[0]
+
+
+def slim_to_budgets(
+    job: Job, out: Path, table: Path | None = None, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Go from images and budgets to trained, exported and measured networks; take up a stopped run.
 
     Args:
         job: what is asked for.
-        out: the run's folder.
+        out: the run's folder; of several budgets each has a folder in it, and `front.json` compares them.
         table: a latency table to use and extend; one in the run's folder by default.
         progress: told how far it is.
 
     Returns:
-        the summary, as written to `summary.json`.
+        each budget's summary, in their order; empty in the processes that torchrun started beside the first.
 
     Raises:
         InputError: for images, a budget or a folder that do not fit.
-        BudgetMissedError: if the exported file stays over the budget.
+        BudgetMissedError: if an exported file stays over its budget.
     """
-    progress, folder = progress or Progress(), RunFolder(out)
-    folder.check(job)
-    if folder.file("summary.json").exists():
-        progress.line(f"{out}: this run is done already")
-        shutil.rmtree(folder.work(""), ignore_errors=True)
-        return read_json(folder.file("summary.json"))
-    split = scan(job.data, job.seed)
-    with folder.locked():
-        return _run(job, split, folder, table or folder.file(TABLE), progress)
+    with joined(job.device) as world:
+        progress = (progress or Progress()) if world.main else Progress(None)
+        folder = RunFolder(out)
+        folder.check(job)
+        if summaries := _finished(job, folder):
+            progress.line(f"{out}: this run is done already")
+            if world.main:
+                shutil.rmtree(folder.work(""), ignore_errors=True)
+            return summaries
+        split = scan(job.data, job.seed)
+        with folder.locked() if world.main else nullcontext():
+            return _run(job, split, folder, table or folder.file(TABLE), world, progress)
 
 
-def _run(job: Job, split: Split, folder: RunFolder, table: Path, progress: Progress) -> dict[str, Any]:
-    begun = time.monotonic()
+def place(folder: RunFolder, budget: Budget) -> RunFolder:
+    """Where one budget's network goes: the run's folder, if it was begun for it alone, or one in it."""
+    begun = read_json(folder.file("job.json"))["budget"]
+    if begun == str(budget):
+        return folder
+    return RunFolder(folder.file(str(budget).replace("%", "-percent")))
+
+
+def _finished(job: Job, folder: RunFolder) -> list[dict[str, Any]]:
+    """The summaries, if every budget has its own already."""
+    if not folder.file("job.json").exists():
+        return []
+    files = [place(folder, budget).file("summary.json") for budget in job.budgets]
+    return [read_json(file) for file in files] if all(file.exists() for file in files) else []
+
+
+def _run(
+    job: Job, split: Split, folder: RunFolder, table: Path, world: World, progress: Progress
+) -> list[dict[str, Any]]:
     progress.stage(f"1/6 measuring on {job.target}")
-    plan, rows = preflight(job, folder, split, table, progress)
-    folder.claim(job)
-    write_json(folder.file("preflight.json"), plan.to_json())
+    rows = None
+    if world.main:
+        plan, rows = preflight(job, folder, split, table, progress)
+        if not folder.file("job.json").exists():
+            folder.claim(job)
+        write_json(folder.file("preflight.json"), plan.to_json())
+    world.wait()
+    plan = Plan.from_json(read_json(folder.file("preflight.json")))
     progress.stage(f"2/6 reading {sum(map(len, (split.train, split.search, split.val)))} images")
-    images = read_images(job, split, folder, progress)
+    pictures = Pictures(job, split, folder, world, progress)
+    images = pictures.decode_all()
     progress.stage(f"3/6 training the supernet {plan.supernet}: {plan.space.largest}")
-    supernet = learn_supernet(job, plan.space, images.train, folder, progress)
-    judge = rank(job, supernet, images)
-    unslimmed = None
-    if job.train_unslimmed:
-        progress.stage("3/6 training the unslimmed network too, for comparison")
-        unslimmed = learn_network(job, judge, plan.space.largest, folder, progress)
-    journal = Journal(folder.file("journal.jsonl"))
-    found, network, proof = _meet(job, plan, judge, rows, journal, folder, progress)
-    result = Result(found, _first_prediction(journal, rows, found), network, unslimmed, proof)
-    summary = summarise(job, plan, split, judge, rows, result)
+    supernet = learn_supernet(job, plan.space, images.train, folder, progress, world)
+    judge = rank(job, supernet, pictures)
+    team, summaries = Team(job, judge, world, progress), []
+    with team.gathered() as decides:
+        if decides and rows is not None:
+            contract = _contract(job, folder, plan, rows, team)
+            unslimmed = None
+            if job.train_unslimmed:
+                progress.stage("3/6 training the unslimmed network too, for comparison")
+                unslimmed = team.learn(plan.space.largest, folder)
+            summaries = [
+                _one_budget(contract, budget, place(folder, budget), split, unslimmed)
+                for budget in job.budgets
+            ]
+            if len(summaries) > 1:
+                write_front(folder, summaries)
+            shutil.rmtree(folder.work(""), ignore_errors=True)
+            rows.close()
+    return summaries
+
+
+def _contract(job: Job, folder: RunFolder, plan: Plan, rows: LatencyTable, team: Team) -> Contract:
+    digest = hashlib.sha256(folder.file("supernet.safetensors").read_bytes()).hexdigest()
+    of = f"supernet {digest[:16]}, images {plan.images}, seed {job.seed}"
+    book = ScoreBook(folder.file("scores.jsonl"), team.score_many, of=of)
+    return Contract(job, plan, rows, book, Journal(folder.file(SEARCH)), team)
+
+
+def _one_budget(
+    contract: Contract, budget: Budget, folder: RunFolder, split: Split, unslimmed: EfficientFormer | None
+) -> dict[str, Any]:
+    """One budget's network with its summary; read, where it is done."""
+    path, begun = folder.file("summary.json"), time.monotonic()
+    if path.exists():
+        return read_json(path)
+    budget_ms = contract.plan.budget_ms(budget)
+    met = contract.meet(budget_ms, folder)
+    asked = Asked(budget, budget_ms, contract.job, contract.plan, split, unslimmed)
+    summary = summarise(asked, met, contract.team.judge, contract.rows)
     summary["seconds"] = round(time.monotonic() - begun, 1)
-    _warn_of_training(summary, progress)
-    write_json(folder.file("architecture.json"), found.compact().to_json())
-    save_model(folder.file("model.safetensors"), network)
-    write_json(folder.file("summary.json"), summary)
-    shutil.rmtree(folder.work(""), ignore_errors=True)
-    rows.close()
+    _warn_of_training(summary, contract.team.progress)
+    write_json(folder.file("architecture.json"), met.found.compact().to_json())
+    save_model(folder.file("model.safetensors"), met.network)
+    tell(contract.journal, met.search, folder.file("journal.jsonl"))
+    write_json(path, summary)
     return summary
 
 
@@ -98,72 +166,3 @@ def _warn_of_training(summary: dict[str, Any], progress: Progress) -> None:
             f"training the network found did not help: top-1 {before:.1%} before, {summary['top1']:.1%} after"
         )
         progress.line(f"   {told}; give it more --epochs")
-
-
-def _meet(
-    job: Job,
-    plan: Plan,
-    judge: Judge,
-    rows: LatencyTable,
-    journal: Journal,
-    folder: RunFolder,
-    progress: Progress,
-) -> tuple[Architecture, EfficientFormer, Proof]:
-    """Search, train, export and measure until the exported file meets the budget."""
-    limit = (1 + TOLERANCE) * plan.budget_ms
-    for _ in range(ATTEMPTS):
-        progress.stage(f"4/6 slimming to {plan.budget_ms:.3f} ms")
-        found = find(plan, judge, journal, rows, job.target, progress)
-        progress.stage(f"5/6 training the network found: {found.compact()}")
-        network = learn_network(job, judge, found, folder, progress)
-        progress.stage("6/6 exporting, checking and measuring")
-        proof = prove(network, folder, plan, job.target, judge.images.val)
-        measured = proof.slimmed.latency
-        progress.line(f"   {measured} against a budget of {plan.budget_ms:.3f} ms")
-        if measured.median_ms <= limit:
-            return found, network, proof
-        _recalibrate(journal, rows, found, measured)
-    raise BudgetMissedError(
-        f"{folder.root}: the last exported file took {measured.median_ms:.3f} ms, over the budget of "
-        f"{plan.budget_ms:.3f} ms, after {ATTEMPTS} attempts; is the machine busy? start the command again"
-    )
-
-
-def find(
-    plan: Plan, judge: Judge, journal: Journal, rows: LatencyTable, target: Target, progress: Progress
-) -> Architecture:
-    """Search for a network whose exported file, measured before it is trained, meets the budget.
-
-    Each measurement recalibrates the table, which moves the point of the search's path where the budget is
-    met, down or up, until that point has itself been measured.
-    """
-    goal_ms, rows.scale = AIM * plan.budget_ms, journal.scale
-
-    def predict(architecture: Architecture) -> float:
-        rows.fill([architecture])
-        return rows.predict(architecture).ms
-
-    def fits(architecture: Architecture) -> bool:
-        known = journal.verified.get(architecture)
-        return (predict(architecture) if known is None else known) <= goal_ms
-
-    while True:
-        found = slimming.slim(plan.space, judge.importance, fits, predict, judge.score, journal, progress)
-        if found in journal.verified:
-            return found
-        receipt = quick_receipt(found, target)
-        _recalibrate(journal, rows, found, receipt)
-        told = f"measured {receipt}, predicted {journal.predicted[found]:.3f} ms"
-        progress.line(f"   {told}: the table's scale is now {rows.scale:.3f}")
-
-
-def _recalibrate(journal: Journal, rows: LatencyTable, found: Architecture, measured: Measurement) -> None:
-    """Learn from a network that was measured; the journal keeps it, so that a resumed search knows it too."""
-    predicted = rows.predict(found).ms
-    journal.verify(found, predicted, measured, rows.verify(found, measured.median_ms))
-
-
-def _first_prediction(journal: Journal, rows: LatencyTable, found: Architecture) -> Prediction:
-    """What the table said of the network before measuring it corrected the scale."""
-    now, first = rows.predict(found), journal.predicted[found]
-    return Prediction(first, now.plus_minus_ms * first / now.ms)

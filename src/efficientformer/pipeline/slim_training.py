@@ -17,12 +17,13 @@ from efficientformer.model.weights import read_tensors, save_tensors
 from efficientformer.pipeline.folder import RunFolder
 from efficientformer.pipeline.job import Job
 from efficientformer.progress import Progress
-from efficientformer.search.importance import Importance, channel_scores
+from efficientformer.search.importance import Importance, block_scores, channel_scores
 from efficientformer.search.inherit import Ranking, inherit
 from efficientformer.search.space import SearchSpace
 from efficientformer.search.supernet import Supernet
 from efficientformer.training.batch_norm import reestimate_batch_norm
 from efficientformer.training.batches import held_batches
+from efficientformer.training.distributed import World
 from efficientformer.training.loop import train
 from efficientformer.training.recipe import Recipe
 
@@ -41,27 +42,54 @@ class ImageSets:
         return (*self.train.unreadable, *self.search.unreadable, *self.val.unreadable)
 
 
-def read_images(job: Job, split: Split, folder: RunFolder, progress: Progress) -> ImageSets:
-    """Decode every image once, for this run's input size.
+class Pictures:
+    """A run's images, decoded once for each input size that is asked for.
 
-    Raises:
-        InputError: if too many are unreadable.
+    Args:
+        job: the run.
+        split: its files.
+        folder: where decoded images are kept.
+        world: of several processes the first decodes.
+        progress: told how far it is.
     """
-    read = partial(decode, side=cached_side(job.input_size), progress=progress)
-    sets = ImageSets(
-        read(split.train, cache=folder.work("train.images")),
-        read(split.search, cache=folder.work("search.images")),
-        read(split.val, cache=folder.work("val.images")),
-    )
-    refuse_unreadable((sets.train, sets.search, sets.val), job.max_unreadable)
-    return sets
+
+    def __init__(self, job: Job, split: Split, folder: RunFolder, world: World, progress: Progress) -> None:
+        self._job, self._split, self._folder = job, split, folder
+        self._world, self._progress = world, progress
+        self._sides: dict[int, ImageSets] = {}
+
+    def decode_all(self) -> ImageSets:
+        """Decode for every input size of the job; those of its own.
+
+        Raises:
+            InputError: if too many are unreadable.
+        """
+        with self._world.main_first():
+            for side in (self._job.input_size, *self._job.input_sizes):
+                self.at(side)
+        return self.at(self._job.input_size)
+
+    def at(self, side: int) -> ImageSets:
+        """The images for networks of an input size."""
+        if side not in self._sides:
+            read = partial(decode, side=cached_side(side), progress=self._progress)
+            names = ("train", "search", "val")
+            sets = ImageSets(
+                *(
+                    read(getattr(self._split, name), cache=self._folder.work(f"{name}-{side}.images"))
+                    for name in names
+                )
+            )
+            refuse_unreadable((sets.train, sets.search, sets.val), self._job.max_unreadable)
+            self._sides[side] = sets
+        return self._sides[side]
 
 
-def recipe(job: Job, epochs: int) -> Recipe:
+def recipe(job: Job, epochs: int, side: int | None = None) -> Recipe:
     """The job's recipe with a number of epochs, a tenth of them to warm up."""
     return Recipe(
         epochs,
-        input_size=job.input_size,
+        input_size=side or job.input_size,
         warmup_epochs=0.1 * epochs,
         batch_size=job.batch_size,
         learning_rate=job.learning_rate,
@@ -72,30 +100,39 @@ def recipe(job: Job, epochs: int) -> Recipe:
 
 
 def learn_supernet(
-    job: Job, space: SearchSpace, images: Images, folder: RunFolder, progress: Progress
+    job: Job,
+    space: SearchSpace,
+    images: Images,
+    folder: RunFolder,
+    progress: Progress,
+    world: World | None = None,
 ) -> Supernet:
-    """Train the supernet, or read it where it is done."""
+    """Train the supernet, in all processes together, or read it where it is done."""
+    world = world or World()
     path = folder.file("supernet.safetensors")
     with torch.random.fork_rng():
         torch.manual_seed(job.seed)
         supernet = Supernet(space)
-    if path.exists():
-        supernet.load_state_dict(read_tensors(path))
-        return supernet.eval()
-    how = recipe(job, job.supernet_epochs)
-    train(
-        supernet,
-        held_batches(images, how),
-        how,
-        folder.work("supernet-training.safetensors"),
-        classes=space.largest.num_classes,
-        title="supernet",
-        prepare=lambda step, share: supernet.draw(step, share, job.sampling, job.seed),
-        searched=tuple(supernet.alphas),
-        progress=progress,
-    )
-    save_tensors(path, supernet.state_dict(), {"space": space.to_json(), "job": job.to_json()})
-    return supernet
+    if not path.exists():
+        how = recipe(job, job.supernet_epochs)
+        train(
+            supernet,
+            held_batches(images, how, world),
+            how,
+            folder.work("supernet-training.safetensors"),
+            classes=space.largest.num_classes,
+            title="supernet",
+            world=world,
+            prepare=lambda step, share: supernet.draw(step, share, job.sampling, job.seed),
+            searched=tuple(supernet.alphas),
+            progress=progress,
+        )
+        world.wait()  # for the last to have looked for the file
+        if world.main:
+            save_tensors(path, supernet.state_dict(), {"space": space.to_json(), "job": job.to_json()})
+        world.wait()
+    supernet.load_state_dict(read_tensors(path))
+    return supernet.cpu().eval()
 
 
 @dataclass(frozen=True)
@@ -104,37 +141,51 @@ class Judge:
 
     supernet: Supernet
     ranking: Ranking
-    images: ImageSets
-    side: int
+    pictures: Pictures
 
     @property
     def importance(self) -> Importance:
         """The paper's scores of positions and stages."""
         return Importance.of(self.supernet.probabilities())
 
+    def images(self, architecture: Architecture) -> ImageSets:
+        """The images at an architecture's input size."""
+        return self.pictures.at(architecture.input_size[0])
+
     def inherited(self, architecture: Architecture) -> EfficientFormer:
         """A sub-network with the supernet's weights and batch-norm statistics of its own."""
         network = inherit(self.supernet, architecture, self.ranking)
         network.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
-        reestimate_batch_norm(network, self.images.train, self.side)
+        reestimate_batch_norm(network, self.images(architecture).train, architecture.input_size[0])
         return network
 
     def score(self, architecture: Architecture) -> Score:
         """Accuracy on the images set apart for the search."""
-        return evaluate(self.inherited(architecture), self.images.search, self.side)
+        images = self.images(architecture).search
+        return evaluate(self.inherited(architecture), images, architecture.input_size[0])
+
+    def final(self, network: EfficientFormer) -> Score:
+        """Accuracy of a network on the validation images."""
+        side = network.architecture.input_size[0]
+        return evaluate(network, self.pictures.at(side).val, side)
+
+    def measured_importance(self, architecture: Architecture) -> Importance:
+        """Of the blocks of a sub-network, by the Taylor score."""
+        network, images = self.inherited(architecture), self.images(architecture).train
+        return block_scores(network, architecture, images, architecture.input_size[0])
 
 
-def rank(job: Job, supernet: Supernet, images: ImageSets) -> Judge:
+def rank(job: Job, supernet: Supernet, pictures: Pictures) -> Judge:
     """Rank the channels of every width, once, and be ready to score."""
     if job.sampling.elastic:
-        return Judge(supernet, Ranking(), images, job.input_size)  # its best channels come first
-    total: dict[str, torch.Tensor] = {}
+        return Judge(supernet, Ranking(), pictures)  # its best channels come first
+    images, total = pictures.at(job.input_size).train, dict[str, torch.Tensor]()
     for architecture in _of_each_kind(supernet.space):
         network = inherit(supernet, architecture)
-        reestimate_batch_norm(network, images.train, job.input_size)
-        for key, scores in channel_scores(network, images.train, job.input_size).items():
+        reestimate_batch_norm(network, images, job.input_size)
+        for key, scores in channel_scores(network, images, job.input_size).items():
             total[key] = total[key] + scores if key in total else scores
-    return Judge(supernet, Ranking.of(total), images, job.input_size)
+    return Judge(supernet, Ranking.of(total), pictures)
 
 
 def _of_each_kind(space: SearchSpace) -> list[Architecture]:
@@ -149,17 +200,25 @@ def _of_each_kind(space: SearchSpace) -> list[Architecture]:
 
 
 def learn_network(
-    job: Job, judge: Judge, architecture: Architecture, folder: RunFolder, progress: Progress
+    job: Job,
+    judge: Judge,
+    architecture: Architecture,
+    folder: RunFolder,
+    progress: Progress,
+    world: World | None = None,
 ) -> EfficientFormer:
-    """Train a network of the space, from the supernet's weights."""
-    network, how = judge.inherited(architecture), recipe(job, job.epochs)
+    """Train a network of the space, from the supernet's weights, in all processes together."""
+    world, side = world or World(), architecture.input_size[0]
+    network, how = judge.inherited(architecture), recipe(job, job.epochs, side)
     train(
         network,
-        held_batches(judge.images.train, how),
+        held_batches(judge.images(architecture).train, how, world),
         how,
         folder.training_state(architecture),
         classes=architecture.num_classes,
         title="network",
+        world=world,
         progress=progress,
     )
-    return network
+    world.share_buffers(network)
+    return network.cpu()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from efficientformer.architecture import Architecture
 from efficientformer.report.trail import Trail
+from efficientformer.search.actions import Action
 from efficientformer.search.journal import Step
 
 _NAMES = {"pool": "pooling", "identity": "removed"}
@@ -82,19 +83,24 @@ def stage_stories(trail: Trail) -> tuple[StageStory, ...]:
 
 
 def _stage(index: int, before: Architecture, after: Architecture, taken: tuple[Step, ...]) -> StageStory:
-    here = [step for step in taken if step.chosen.action.stage == index]
+    here = [(step, action) for step in taken for action in _single(step) if action.stage == index]
     pairs = zip(before.stages[index].blocks, after.stages[index].blocks, strict=True)
     cells = tuple(
         Cell(position, was.kind, now.kind, tuple(_changes(here, index, position)))
         for position, (was, now) in enumerate(pairs)
     )
-    narrowed = tuple(step.index for step in here if step.chosen.action.kind == "narrow_stage")
+    narrowed = tuple(step.index for step, action in here if action.kind == "narrow_stage")
     width_was, width_now = before.widths[index], after.widths[index]
     return StageStory(index + 1, 4 * 2**index, before.grid(index), width_was, width_now, narrowed, cells)
 
 
-def _changes(steps: list[Step], stage: int, position: int) -> Iterator[tuple[int, str]]:
+def _single(step: Step) -> tuple[Action, ...]:
+    """What a step did, one thing each."""
+    return step.chosen.action.parts or (step.chosen.action,)
+
+
+def _changes(steps: list[tuple[Step, Action]], stage: int, position: int) -> Iterator[tuple[int, str]]:
     """The steps that changed a position, each with the kind of block it left there."""
-    for step in steps:
-        if step.chosen.action.position == position:
+    for step, action in steps:
+        if action.position == position:
             yield step.index, step.architecture.stages[stage].blocks[position].kind

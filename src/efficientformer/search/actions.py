@@ -19,8 +19,10 @@ ActionKind = Literal[
     "narrow_mlp",
     "change_activation",
     "shrink_input",
+    "several",
 ]
-ACTIONS: tuple[ActionKind, ...] = get_args(ActionKind)
+ACTIONS: tuple[ActionKind, ...] = get_args(ActionKind)[:7]
+"""What a step of slimming can be; `several` stands for what another search found at once."""
 PAPER_ACTIONS = ACTIONS[:3]
 
 
@@ -32,7 +34,8 @@ class Action:
         kind: `remove_block` puts the identity in a position, `remove_attention` another block for the first
             attention block, `narrow_stage` takes channels from a stage; beyond the paper `replace_block` puts
             a cheaper kind in a position, `narrow_mlp` takes hidden channels from a block, `change_activation`
-            and `shrink_input` are of the whole network.
+            and `shrink_input` are of the whole network. `several` is any number of them, in order; there they
+            may also give back what was taken.
         stage: counted from 0; -1 for the whole network.
         position: of the block in its stage; -1 where there is none.
         width: the stage's new width; 0 unless narrowing.
@@ -41,6 +44,7 @@ class Action:
         expansion: the block's new expansion; 0 for none.
         activation: the new activation; empty for none.
         input_size: the new side of images in pixels; 0 for none.
+        parts: of `several`.
     """
 
     kind: ActionKind
@@ -52,6 +56,7 @@ class Action:
     expansion: int = 0
     activation: str = ""
     input_size: int = 0
+    parts: tuple[Action, ...] = ()
 
     def apply(self, architecture: Architecture) -> Architecture:
         """The architecture after the step."""
@@ -68,16 +73,23 @@ class Action:
                 return dataclasses.replace(architecture, activation=self.activation)
             case "shrink_input":
                 return architecture.with_input_size(self.input_size)
+            case "several":
+                for part in self.parts:
+                    architecture = part.apply(architecture)
+                return architecture
 
     def to_json(self) -> dict[str, Any]:
         """As a part of a journal line; what the action has nothing of is left out."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         empty = {field.name: field.default for field in dataclasses.fields(self)}
-        return {key: value for key, value in dataclasses.asdict(self).items() if value != empty[key]}
+        document = {key: value for key, value in fields.items() if value != empty[key]}
+        return document | ({"parts": [part.to_json() for part in self.parts]} if self.parts else {})
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Action:
         """The action of a journal line."""
-        return cls(**document)
+        fields: dict[str, Any] = {**document, "parts": tuple(map(cls.from_json, document.get("parts", ())))}
+        return cls(**fields)
 
     def __str__(self) -> str:
         block = f"block {self.position} of stage {self.stage + 1}"
@@ -96,9 +108,35 @@ class Action:
                 return f"activation {self.activation}"
             case "shrink_input":
                 return f"images of {self.input_size}×{self.input_size}"
+            case "several":
+                return "; ".join(map(str, self.parts))
 
 
 _NAMES = {"pool": "pooling", "ffn": "unified FFN", "attention": "attention"}
+
+
+def difference(before: Architecture, after: Architecture) -> Action:
+    """What leads from one network of a space to another, as one action of several parts."""
+    parts: list[Action] = []
+    for stage, (old, new) in enumerate(zip(before.stages, after.stages, strict=True)):
+        if old.width != new.width:
+            parts.append(Action("narrow_stage", stage, width=new.width))
+        for position, (was, block) in enumerate(zip(old.blocks, new.blocks, strict=True)):
+            if block.kind != was.kind:
+                parts.append(_exchange(stage, position, block.kind))
+            if block.expansion != was.expansion:
+                parts.append(Action("narrow_mlp", stage, position, expansion=block.expansion))
+    if before.activation != after.activation:
+        parts.append(Action("change_activation", -1, activation=after.activation))
+    if before.input_size != after.input_size:
+        parts.append(Action("shrink_input", -1, input_size=after.input_size[0]))
+    return Action("several", -1, parts=tuple(parts))
+
+
+def _exchange(stage: int, position: int, kind: str) -> Action:
+    if kind == IDENTITY:
+        return Action("remove_block", stage, position)
+    return Action("replace_block", stage, position, block=kind)
 
 
 def candidates(

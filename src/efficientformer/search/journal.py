@@ -1,121 +1,23 @@
-"""The journal of a search: one JSON line a step, with the alternatives turned down. It replays and resumes.
+"""The journal of a search: one JSON line a step, with what was turned down. It replays, resumes, branches.
 
 A line is on disk before the next step begins; a line cut short by a crash is dropped on reading.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
+from efficientformer.files import write_atomically
 from efficientformer.latency.measurement import Measurement
-from efficientformer.search.actions import Action
+from efficientformer.search.actions import difference
+from efficientformer.search.steps import FORMAT, Found, Option, Start, Step
 
-FORMAT = "efficientformer.journal/1"
-
-
-@dataclass(frozen=True)
-class Option:
-    """An action and what it would do.
-
-    Attributes:
-        action: what is done.
-        predicted_ms: the network's latency after it, as the table had it at the time.
-        saved_ms: how much less that is than before.
-        accuracy: on the search images, with inherited weights; between 0 and 1.
-        loss: mean cross-entropy there.
-        drop: accuracy before it less accuracy after.
-    """
-
-    action: Action
-    predicted_ms: float
-    saved_ms: float
-    accuracy: float
-    loss: float
-    drop: float
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Option:
-        """The option of a journal line."""
-        fields: dict[str, Any] = {**document, "action": Action.from_json(document["action"])}
-        return cls(**fields)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One slimming action, chosen, with those turned down.
-
-    Attributes:
-        index: counted from 1.
-        chosen: the option taken: the least accuracy drop per millisecond saved.
-        turned_down: the others.
-        architecture: what it led to, identities in place.
-    """
-
-    index: int
-    chosen: Option
-    turned_down: tuple[Option, ...]
-    architecture: Architecture
-
-    def to_json(self) -> dict[str, Any]:
-        """As a journal line."""
-        return {
-            "event": "step",
-            "index": self.index,
-            "chosen": dataclasses.asdict(self.chosen),
-            "turned_down": [dataclasses.asdict(option) for option in self.turned_down],
-            "architecture": self.architecture.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Step:
-        """The step of a journal line."""
-        return cls(
-            document["index"],
-            Option.from_json(document["chosen"]),
-            tuple(Option.from_json(option) for option in document["turned_down"]),
-            Architecture.from_json(document["architecture"]),
-        )
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where the search begins.
-
-    Attributes:
-        architecture: the unslimmed network.
-        predicted_ms: its latency, as the table had it.
-        accuracy: on the search images, with inherited weights.
-        loss: mean cross-entropy there.
-        images: how many search images there are.
-    """
-
-    architecture: Architecture
-    predicted_ms: float
-    accuracy: float
-    loss: float
-    images: int
-
-    def to_json(self) -> dict[str, Any]:
-        """As a journal line."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {"event": "start", "format": FORMAT, **fields, "architecture": self.architecture.to_json()}
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Start:
-        """The start of a journal."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        if missing := sorted(set(names) - set(document)):
-            raise InputError(f"journal: its start lacks {', '.join(missing)}")
-        fields: dict[str, Any] = {name: document[name] for name in names}
-        fields["architecture"] = Architecture.from_json(fields["architecture"])
-        return cls(**fields)
+__all__ = ["Found", "Journal", "Option", "Start", "Step", "branch", "replay", "step_of", "tell"]
 
 
 class Journal:
@@ -123,23 +25,26 @@ class Journal:
 
     Args:
         path: the file; it need not exist yet.
+        writes: whether steps go into the file; of several processes that search together, one writes.
 
     Attributes:
         predicted: what the table said of networks of the path before they were first measured, in ms.
         verified: their medians when they were last measured, in ms.
         scale: the latency table's, as the last of them set it.
+        found: what policies came to, in the order they were run.
 
     Raises:
         InputError: if the file is no journal, or a whole line of it is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self.path, self._writes = path, writes
         self.start: Start | None = None
         self.steps: list[Step] = []
         self.predicted: dict[Architecture, float] = {}
         self.verified: dict[Architecture, float] = {}
         self.scale = 1.0
+        self.found: list[Found] = []
         self._whole_bytes = 0
         for line in self._whole_lines():
             if line.get("event") == "start":
@@ -151,6 +56,8 @@ class Journal:
                 self.predicted.setdefault(architecture, line["predicted_ms"])
                 self.verified[architecture] = line["measured_ms"]
                 self.scale = line["scale"]
+            elif line.get("event") == "found":
+                self.found.append(Found.from_json(line))
 
     def _whole_lines(self) -> list[dict[str, Any]]:
         if not self.path.exists():
@@ -176,6 +83,12 @@ class Journal:
         self.steps.append(step)
         self._write(step.to_json())
 
+    def conclude(self, found: Found) -> None:
+        """Write what a policy came to, unless it is what was written last."""
+        if self.found[-1:] != [found]:
+            self.found.append(found)
+            self._write(found.to_json())
+
     def verify(
         self, architecture: Architecture, predicted_ms: float, measured: Measurement, scale: float
     ) -> None:
@@ -199,6 +112,8 @@ class Journal:
 
     def _write(self, event: dict[str, Any]) -> None:
         """Append one line and see it on disk."""
+        if not self._writes:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = (json.dumps(event, ensure_ascii=False) + "\n").encode()
         with self.path.open("ab") as file:
@@ -213,6 +128,69 @@ class Journal:
         if self.start is None:
             return []
         return [self.start.architecture, *(step.architecture for step in self.steps)]
+
+
+def branch(journal: Journal, step: int, path: Path) -> Journal:
+    """The beginning of a search as a journal of its own, to be continued under another budget.
+
+    Args:
+        journal: of the search to begin like.
+        step: the last step to take over; 0 for the start alone.
+        path: the new journal's file. Measurements of networks up to that step are taken over too.
+
+    Raises:
+        InputError: if the journal has no such step, or the file exists.
+    """
+    if journal.start is None or not 0 <= step <= len(journal.steps):
+        raise InputError(f"{journal.path}: has {len(journal.steps)} steps; there is no step {step}")
+    if path.exists():
+        raise InputError(f"{path}: exists already; give another file for the new search")
+    kept = {journal.start.architecture, *(one.architecture for one in journal.steps[:step])}
+    lines = [line for line in Journal(journal.path)._whole_lines() if _is_before(line, step, kept)]
+    write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return Journal(path)
+
+
+def tell(journal: Journal, found: Found, path: Path) -> Journal:
+    """How a search came to one network, as a journal that replays to it.
+
+    The steps of the search's path to the network nearest to it, and what leads from there as one more step.
+
+    Args:
+        journal: of the search.
+        found: what it found.
+        path: the new journal's file; written over.
+    """
+    if journal.start is None:
+        raise InputError(f"{journal.path}: holds no search")
+    steps = [difference(one, found.architecture) for one in journal.architectures()]
+    nearest = min(range(len(steps)), key=lambda index: (len(steps[index].parts), -index))
+    path.unlink(missing_ok=True)
+    told, last = branch(journal, nearest, path), journal.start
+    if nearest:
+        last = journal.steps[nearest - 1].chosen
+    if steps[nearest].parts:
+        predicted = journal.predicted.get(found.architecture, found.predicted_ms)
+        drop = last.accuracy - found.top1
+        option = Option(
+            steps[nearest], predicted, last.predicted_ms - predicted, found.top1, found.loss, drop
+        )
+        told.add(Step(nearest + 1, option, (), found.architecture))
+        for line in journal._whole_lines():
+            is_its = line.get("event") == "verified" and line["architecture"] == found.architecture.to_json()
+            if is_its:
+                told._write(line)
+    return Journal(path)
+
+
+def _is_before(line: dict[str, Any], step: int, kept: set[Architecture]) -> bool:
+    match line.get("event"):
+        case "step":
+            return line["index"] <= step
+        case "verified":
+            return Architecture.from_json(line["architecture"]) in kept
+        case event:
+            return event == "start"
 
 
 def replay(journal: Journal) -> list[Architecture]:

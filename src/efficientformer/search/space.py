@@ -137,7 +137,7 @@ class SearchSpace:
         network = self.largest
         for stage, one in enumerate(self.largest.stages):
             network = network.with_width(stage, generator.choice(self.widths(stage)))
-            count = generator.randint(self.min_depth, len(one.blocks))
+            count = generator.randint(min(self.min_depth, len(one.blocks)), len(one.blocks))
             alive = set(generator.sample(range(len(one.blocks)), count))
             for position in range(len(one.blocks)):
                 network = network.with_block(stage, position, IDENTITY)

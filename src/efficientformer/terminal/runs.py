@@ -49,6 +49,35 @@ def accuracy_table(summary: Mapping[str, Any]) -> Table:
     return made
 
 
+def front_table(front: Mapping[str, Any]) -> Table:
+    """Networks for several budgets, the fastest first."""
+    columns = (
+        "budget",
+        "measured ms",
+        "n",
+        "verdict",
+        "top-1 %",
+        "images",
+        "params",
+        "on the front",
+        "network",
+    )
+    made = table(f"{front['target']} · one supernet, {len(front['networks'])} budgets", columns)
+    for one in front["networks"]:
+        made.add_row(
+            one["budget"],
+            f"{one['measured_ms']:.3f}",
+            str(one["samples"]),
+            one["verdict"],
+            f"{100 * one['top1']:.2f}",
+            str(one["images"]),
+            f"{one['params'] / 1e6:.2f} M",
+            "yes" if one["on_front"] else "no",
+            one["architecture"],
+        )
+    return made
+
+
 def journal_table(journal: Journal) -> Table:
     """The steps of a search."""
     title = f"{journal.path} · {len(journal.steps)} steps"

@@ -62,6 +62,14 @@ class World:
         )  # among our own processes; nothing is read from outside
         return tuple(line for some in lines for line in some)
 
+    def share(self, text: str) -> str:
+        """The first process's text; all must ask."""
+        if self.size == 1:
+            return text
+        texts = [text]
+        dist.broadcast_object_list(texts, 0, group=_talk())  # among our own processes
+        return texts[0]
+
     def wait(self) -> None:
         """Until all are here."""
         if self.size > 1:

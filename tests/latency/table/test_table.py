@@ -2,57 +2,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import sqlite3
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from efficientformer import PRESETS, Architecture, InputError, Layer
-from efficientformer.latency import table as module
+from efficientformer import PRESETS, Architecture, InputError
 from efficientformer.latency.machine import fingerprint
 from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.table import CALL, Fit, LatencyTable, megabytes
+from efficientformer.latency.table import CALL, Fit, LatencyTable, filled, megabytes, store
+from efficientformer.latency.table.rows import EMPTY, Chain, measure_chains, name_of, recipe
 from efficientformer.latency.target import Target
+from tests.latency.table.made import CALL_MS, TARGET, Open, fake_chains, fake_ms, made_up, opened_in, receipt
 from tests.strategies import architectures, tiny
-
-TARGET = Target()
-REAL = module.measure_layers
-CALL_MS = 0.005
-
-
-def receipt(ms: float, spread_ms: float = 0.0) -> Measurement:
-    samples = tuple(ms + spread_ms * (index - 10) / 10 for index in range(21))
-    return Measurement("fake", str(TARGET), samples, fingerprint(TARGET), "2025-01-01")
-
-
-def fake_ms(layer: Layer) -> float:
-    """Grows with the widths and with whatever a layer computes."""
-    area = layer.height * layer.width
-    return 0.01 + 1e-6 * (layer.macs + layer.params + area * (layer.in_width + layer.out_width))
-
-
-def fake_measure_layers(
-    layers: Sequence[Layer], target: Target, *, with_call: bool = False
-) -> dict[str, Measurement]:
-    rows = {layer.key(): receipt(fake_ms(layer), 0.001) for layer in layers}
-    return rows | ({CALL: receipt(CALL_MS)} if with_call else {})
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _nothing_is_measured() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, "measure_layers", fake_measure_layers)
+    with made_up():
         yield
-
-
-Open = Callable[..., LatencyTable]
 
 
 @pytest.fixture
@@ -62,9 +34,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(path: Path) -> Iterator[Open]:
-    """Opens the test's table, each time as if in another process."""
     with contextlib.ExitStack() as stack:
-        yield lambda target=TARGET: stack.enter_context(contextlib.closing(LatencyTable(path, target)))
+        yield opened_in(stack, path)
 
 
 @pytest.fixture
@@ -87,11 +58,16 @@ def wide(index: int) -> Architecture:
 # Filling
 
 
+def files_of(architecture: Architecture) -> set[str]:
+    return {name_of(chain) for layer in architecture.layers() for chain in (EMPTY, *recipe(layer))}
+
+
 def test_filling_measures_what_is_missing_once(table: LatencyTable) -> None:
     assert table.rows() == {}
     layers = set(tiny().layers())
     assert table.fill([tiny(), tiny()]) == len(layers)
-    assert set(table.rows()) == {layer.key() for layer in layers} | {CALL}
+    assert set(table.rows()) == layers
+    assert set(table.receipts) == files_of(tiny())
     assert table.missing([tiny()]) == []
     assert table.fill([tiny()]) == 0
     new = table.missing([tiny(), wide(1)])
@@ -105,39 +81,41 @@ class Stopping:
     def __init__(self, batches: int) -> None:
         self.left, self.asked = batches, []
 
-    def __call__(self, layers: Sequence[Layer], target: Target, **options: Any) -> dict[str, Measurement]:
+    def __call__(self, chains: Sequence[Chain], target: Target) -> dict[str, Measurement]:
         if not self.left:
             raise KeyboardInterrupt
         self.left -= 1
-        self.asked.append([*layers, CALL] if options["with_call"] else list(layers))
-        return fake_measure_layers(layers, target, **options)
+        self.asked += map(name_of, chains)
+        return fake_chains(chains, target)
 
 
 def test_a_stopped_fill_goes_on_where_it_was(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BATCH", 3)
+    monkeypatch.setattr(filled, "_BATCH", 6)
     first, second = Stopping(2), Stopping(100)
-    monkeypatch.setattr(module, "measure_layers", first)
-    with pytest.raises(KeyboardInterrupt):
+    with made_up(first), pytest.raises(KeyboardInterrupt):
         opened().fill([tiny()])
-    monkeypatch.setattr(module, "measure_layers", second)
-    table = opened()
-    assert set(table.rows()) == {layer.key() for layer in tiny().layers()[:6]} | {CALL}
-    assert table.fill([tiny()]) == len(tiny().layers()) - 6
-    asked = [layer for batch in first.asked + second.asked for layer in batch]
-    assert sorted(map(str, asked)) == sorted(map(str, [*tiny().layers(), CALL]))  # each one once
+    with made_up(second):
+        table = opened()
+        there = len(table.rows())
+        assert 0 < there < len(set(tiny().layers()))
+        assert table.fill([tiny()]) == len(set(tiny().layers())) - there
+    assert sorted(first.asked + second.asked) == sorted(files_of(tiny()))  # each one once
 
 
 def test_progress_is_told_after_each_batch(table: LatencyTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BATCH", 5)
-    total, told = len(tiny().layers()), []
-    table.fill([tiny()], lambda done, of: told.append((done, of)))
-    assert told == [(5, total), (10, total), (total, total)]
+    monkeypatch.setattr(filled, "_BATCH", 6)
+    total, told, kept = len(set(tiny().layers())), [], []
+    table.fill([tiny()], lambda done, of: (told.append((done, of)), kept.append(len(table.rows()))))
+    assert told == [(done, total) for done in kept]
+    assert len(told) > 2
+    assert told[-1] == (total, total)
 
 
 def test_rows_are_the_same_after_reopening(table: LatencyTable, opened: Open) -> None:
     table.fill([tiny()])
     again = opened()
     assert again.rows() == table.rows()
+    assert again.receipts == table.receipts
     assert again.predict(tiny()) == table.predict(tiny())
 
 
@@ -167,7 +145,7 @@ def test_a_table_of_another_machine_or_version_is_refused(
 ) -> None:
     here = fingerprint(TARGET)
     with monkeypatch.context() as patched:
-        patched.setattr(module, "fingerprint", lambda _: here | {key: there})
+        patched.setattr(store, "fingerprint", lambda _: here | {key: there})
         table = LatencyTable(path, TARGET)
         table.fill([tiny()])
         table.close()
@@ -196,7 +174,7 @@ def other_about(path: Path) -> None:
 def other_format(path: Path) -> None:
     LatencyTable(path, TARGET).close()
     database = sqlite3.connect(path)
-    database.execute("UPDATE about SET value = 'efficientformer.latency-table/0' WHERE key = 'format'")
+    database.execute("UPDATE about SET value = 'efficientformer.latency-table/1' WHERE key = 'format'")
     database.commit()
     database.close()
 
@@ -207,7 +185,7 @@ def other_format(path: Path) -> None:
         (text_file, "is no latency table"),
         (folder, "is no latency table"),
         (other_about, "is no latency table"),
-        (other_format, "is a table of format 'efficientformer.latency-table/0'"),
+        (other_format, "is a table of format 'efficientformer.latency-table/1'"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(
@@ -257,10 +235,11 @@ def test_a_prediction_is_one_call_and_each_layers_share(
     architecture: Architecture, examples: LatencyTable
 ) -> None:
     examples.fill([architecture])
-    expected = CALL_MS + sum(fake_ms(layer) - CALL_MS for layer in architecture.layers())
+    expected = CALL_MS + sum(map(fake_ms, architecture.layers()))  # no border is left in it
     assert examples.predict(architecture).ms == pytest.approx(expected)
 
 
+@settings(max_examples=25)
 @given(architecture=architectures(), measured_ms=st.floats(0.1, 10))
 def test_slimming_never_raises_a_prediction(
     architecture: Architecture, measured_ms: float, tmp_path_factory: pytest.TempPathFactory
@@ -283,52 +262,56 @@ def test_slimming_never_raises_a_prediction(
         assert all(table.predict(one).ms <= ms * (1 + 1e-12) for one in smaller)
 
 
-def test_a_layer_never_costs_less_than_nothing(table: LatencyTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    def all_fast(layers: Sequence[Layer], _: Target, **__: Any) -> dict[str, Measurement]:
-        return {layer.key(): receipt(0.001) for layer in layers} | {CALL: receipt(0.003)}
+@given(architecture=architectures(), scale=st.floats(0.5, 2))
+def test_a_prediction_is_the_base_and_the_costs_of_layers(
+    architecture: Architecture, scale: float, examples: LatencyTable
+) -> None:
+    examples.fill([architecture])
+    examples.calibrate({architecture: receipt(1.0)})
+    examples.scale = scale
+    costs = [examples.cost_ms(layer) for layer in architecture.layers()]
+    assert min(costs) >= 0
+    assert examples.predict(architecture).ms == examples.base_ms + sum(costs)
+    examples.fit, examples.scale = Fit(), 1.0
 
-    monkeypatch.setattr(module, "measure_layers", all_fast)
-    table.fill([tiny()])
-    assert {table.layer_ms(layer) for layer in tiny().layers()} == {0.0}
-    assert table.predict(tiny()).ms == 0.003
 
+def test_a_row_is_always_above_nothing(table: LatencyTable) -> None:
+    def all_alike(chains: Sequence[Chain], _: Target) -> dict[str, Measurement]:
+        return {name_of(chain): receipt(0.003) for chain in chains}
 
-def shifted(table: LatencyTable, key: str, by_ms: float) -> dict[str, Measurement]:
-    row = table.rows()[key]
-    return {key: dataclasses.replace(row, samples_ms=tuple(sample + by_ms for sample in row.samples_ms))}
+    with made_up(all_alike):
+        table.fill([tiny()])
+    blocks = [layer for layer in tiny().layers() if layer.kind in ("pool", "attention")]
+    assert {table.layer_ms(layer) for layer in blocks} == {filled.LEAST_MS}
+    assert table.predict(tiny()).ms > 0.003
 
 
 def propagated(table: LatencyTable, architecture: Architecture) -> float:
-    """What the prediction's uncertainty is if each row errs by half its interval, on its own."""
+    """What the prediction's uncertainty is if each file errs by half its interval, on its own."""
     before, effects = table.predict(architecture).ms, []
-    for key, row in table.rows().items():
-        low, high = row.interval_ms
-        table._store(shifted(table, key, (high - low) / 2))
+    for name, one in table.receipts.items():
+        low, high = one.interval_ms
+        slower = tuple(sample + (high - low) / 2 for sample in one.samples_ms)
+        table.add({name: dataclasses.replace(one, samples_ms=slower)})
         effects.append(table.predict(architecture).ms - before)
-        table._store({key: row})
+        table.add({name: one})
     return math.hypot(*effects)
 
 
-def test_rows_err_independently_and_equal_layers_alike(table: LatencyTable) -> None:
+def test_files_err_independently_and_equal_layers_alike(table: LatencyTable) -> None:
     twice = tiny().with_block(1, 0, "pool")  # two equal layers in a stage
     table.fill([twice])
-    assert propagated(table, twice) > 0.001  # the sum of a dozen rows with 0.0005 each, one of them double
+    table.add({CALL: receipt(CALL_MS, 0.002)})
+    assert propagated(table, twice) > 0.001
     assert table.predict(twice).plus_minus_ms == pytest.approx(propagated(table, twice))
 
 
-def test_the_error_of_the_call_counts_for_every_layer(table: LatencyTable) -> None:
-    table.fill([tiny()])
-    table._store({CALL: receipt(CALL_MS, 0.002)})
-    assert table.predict(tiny()).plus_minus_ms == pytest.approx(propagated(table, tiny()))
-
-
 def test_what_the_calibration_leaves_over_is_part_of_the_uncertainty(table: LatencyTable) -> None:
-    table.fill([tiny(), wide(30)])
-    rows = table.predict(tiny()).plus_minus_ms
-    fit = table.calibrate({tiny(): receipt(0.9 * table.sum_ms(tiny())), wide(30): receipt(3.0)})
-    table.fit = dataclasses.replace(fit, a=1.0, b=0.0, residual=0.1)
+    table.fill([tiny()])
+    files = table.predict(tiny()).plus_minus_ms
+    table.fit = Fit(residual=0.1)
     prediction = table.predict(tiny())
-    assert prediction.plus_minus_ms == pytest.approx(math.hypot(rows, 1.96 * 0.1 * prediction.ms))
+    assert prediction.plus_minus_ms == pytest.approx(math.hypot(files, 1.96 * 0.1 * prediction.ms))
 
 
 def test_a_missing_row_is_named(table: LatencyTable) -> None:
@@ -350,7 +333,7 @@ def test_an_empty_table_predicts_nothing(table: LatencyTable) -> None:
         table.sum_ms(tiny())
 
 
-# Calibrating
+# Calibrating (the fit itself: test_fit.py)
 
 
 def calibration(table: LatencyTable, a: float, b: float, count: int = 5) -> dict[Architecture, Measurement]:
@@ -360,61 +343,40 @@ def calibration(table: LatencyTable, a: float, b: float, count: int = 5) -> dict
     return {one: receipt(a * table.sum_ms(one) + b * megabytes(one)) for one in networks}
 
 
-@pytest.mark.parametrize(("a", "b"), [(1.0, 0.0), (1.3, 0.5), (0.7, 4.0), (0.0, 2.0)])
-def test_calibrating_finds_the_two_factors(a: float, b: float, table: LatencyTable, opened: Open) -> None:
-    networks = calibration(table, a, b)
-    fit = table.calibrate(networks)
-    assert (fit.a, fit.b) == pytest.approx((a, b), abs=1e-6)
-    assert fit.residual == pytest.approx(0, abs=1e-6)
+@pytest.mark.parametrize(("a", "b"), [(1.0, 0.0), (1.3, 0.5), (0.7, 4.0)])
+def test_a_calibration_predicts_unseen_networks_and_is_kept(
+    a: float, b: float, table: LatencyTable, opened: Open
+) -> None:
+    fit = table.calibrate(calibration(table, a, b))
+    assert (fit.a, fit.b) == pytest.approx((a, b), abs=1e-4)
     unseen = wide(33)
     table.fill([unseen])
-    expected = a * table.sum_ms(unseen) + b * megabytes(unseen)
-    other = opened()
-    other.fit = fit  # whoever wants the fit again keeps it
-    for one in (table, other):
-        assert one.predict(unseen).ms == pytest.approx(expected)
+    assert table.predict(unseen).ms == pytest.approx(a * table.sum_ms(unseen) + b * megabytes(unseen), 1e-4)
+    again = opened()
+    assert again.fit == fit
+    assert again.predict(unseen) == table.predict(unseen)
 
 
-def test_the_residual_is_the_relative_error_that_is_left(table: LatencyTable) -> None:
-    networks = {
-        one: receipt(measured.median_ms * factor)
-        for (one, measured), factor in zip(
-            calibration(table, 1.0, 0.5).items(), (1.1, 0.9, 1.0, 1.05, 0.95), strict=True
-        )
-    }
-    fit = table.calibrate(networks)
-    errors = [table.predict(one).ms / measured.median_ms - 1 for one, measured in networks.items()]
-    assert fit.residual == pytest.approx(math.sqrt(statistics.fmean(error**2 for error in errors)))
-    assert fit.residual > 0.02
-
-
-def test_no_factor_is_negative(table: LatencyTable) -> None:
-    fit = table.calibrate(calibration(table, 1.0, -0.5))  # larger weights, less time: noise, no law
-    assert fit.b == 0
-    assert fit.a > 0
-
-
-def test_a_table_is_not_calibrated_at_first(table: LatencyTable, opened: Open) -> None:
-    table.calibrate(calibration(table, 5.0, 1.0))
+def test_the_scale_is_the_searchs_alone(table: LatencyTable, opened: Open) -> None:
+    table.calibrate(calibration(table, 1.3, 0.5))
     table.verify(tiny(), 1000)
-    assert (opened().fit, opened().scale) == (Fit(1, 0, 0), 1)
+    assert opened().scale == 1
 
 
-def test_calibrating_anew_forgets_the_earlier_networks(table: LatencyTable) -> None:
+def test_calibrating_anew_forgets_the_earlier_networks(table: LatencyTable, opened: Open) -> None:
     table.calibrate(calibration(table, 5.0, 0.0))
     fit = table.calibrate(calibration(table, 2.0, 1.0, 3))
-    assert (fit.a, fit.b) == pytest.approx((2, 1))
+    assert (fit.a, fit.b) == pytest.approx((2, 1), abs=1e-3)
+    assert opened().fit == fit
 
 
-def test_whole_networks_are_kept_with_their_receipts(table: LatencyTable, path: Path) -> None:
+def test_whole_networks_are_kept_with_their_receipts(table: LatencyTable, opened: Open, path: Path) -> None:
     networks = calibration(table, 1.3, 0.5)
     table.calibrate(networks)
+    table.calibrate(networks)  # nothing is kept twice
+    assert opened().networks() == networks
     with contextlib.closing(sqlite3.connect(path)) as database:
-        kept = database.execute("SELECT architecture, measurement FROM networks").fetchall()
-    assert networks == {
-        Architecture.from_json(json.loads(one)): Measurement.from_json(json.loads(measured))
-        for one, measured in kept
-    }
+        assert database.execute("SELECT count(*) FROM networks").fetchone() == (len(networks),)
 
 
 def test_verifying_sets_the_scale_and_keeps_the_order(table: LatencyTable) -> None:
@@ -432,18 +394,18 @@ def test_verifying_sets_the_scale_and_keeps_the_order(table: LatencyTable) -> No
 # Measuring for real
 
 
-def test_a_tiny_network_is_filled_with_real_receipts(
-    table: LatencyTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "measure_layers", REAL)
-    architecture = tiny().with_block(0, 0, "identity")
-    table.fill([architecture])
-    rows = table.rows()
-    assert set(rows) == {layer.key() for layer in architecture.layers()} | {CALL}
-    assert {row.model for row in rows.values()} == set(rows)
-    assert all(len(row.samples_ms) >= 24 and row.median_ms > 0 for row in rows.values())
-    assert all(row.fingerprint == fingerprint(TARGET) for row in rows.values())
-    assert table.predict(architecture).ms > 0
+def test_layers_are_filled_with_real_receipts(table: LatencyTable) -> None:
+    layers = tiny().layers()
+    with made_up(measure_chains):
+        table.fill_layers(layers[:2])
+    assert set(table.rows()) == set(layers[:2])
+    assert all(row.ms > 0 for row in table.rows().values())
+    for name, one in table.receipts.items():
+        assert one.model == name
+        assert len(one.samples_ms) >= 24
+        assert one.median_ms > 0
+        assert one.fingerprint == fingerprint(TARGET)
+        assert one.conditions.sentinel_ms is not None
 
 
 def test_megabytes() -> None:

@@ -1,0 +1,42 @@
+"""A machine that has changed since its table was filled: a few files are timed again before rows are used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from efficientformer.errors import InputError
+from efficientformer.latency.measurement import Measurement
+from efficientformer.latency.table.rows import CALL, EMPTY, Chain, name_of
+from efficientformer.layers import KINDS, Layer
+
+REFUSED = (0.77, 1.3)  # outside of these, rows say nothing of this machine
+SILENT = (0.9, 1.1)  # within these, nothing is said
+
+
+def chosen(layers: Sequence[Layer], receipts: Mapping[str, Measurement]) -> list[Chain]:
+    """The call and two single blocks, one of middle cost and the dearest; none if there are no rows.
+
+    Of files that were measured, the same each time.
+    """
+    blocks: list[Chain] = [(layer,) for layer in layers if KINDS[layer.kind].role == "block"]
+    blocks.sort(key=lambda chain: (receipts[name_of(chain)].median_ms, name_of(chain)))
+    if CALL not in receipts:
+        return []
+    return [EMPTY, *dict.fromkeys([blocks[len(blocks) // 2], blocks[-1]])] if blocks else [EMPTY]
+
+
+def verdict(path: Path, ratio: float) -> str:
+    """A line about how long rows take now over what they took; empty if there is nothing to say.
+
+    Raises:
+        InputError: if they differ too much.
+    """
+    if not REFUSED[0] <= ratio <= REFUSED[1]:
+        raise InputError(
+            f"{path}: its rows take {ratio:.2f} times as long now as when they were measured; let other "
+            "programs end, or measure anew with another --table"
+        )
+    if SILENT[0] <= ratio <= SILENT[1]:
+        return ""
+    return f"   rows of the latency table take {ratio:.2f} times as long now as when they were measured"

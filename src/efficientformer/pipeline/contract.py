@@ -1,0 +1,158 @@
+"""The contract: a network whose exported file, measured, takes no more than the budget and little less.
+
+Search in a window of predicted latency a little under the budget; measure what it finds, before it is
+trained; correct the table's scale and search again until the measurement lies within the contract. Then
+train, export, measure the file itself, and begin again where that lies outside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from efficientformer.architecture import Architecture
+from efficientformer.errors import PromiseError
+from efficientformer.latency.measurement import Measurement
+from efficientformer.latency.table import LatencyTable, Prediction
+from efficientformer.pipeline.folder import RunFolder
+from efficientformer.pipeline.job import SHORTFALL, TOLERANCE, Job
+from efficientformer.pipeline.preflight import Plan
+from efficientformer.pipeline.prove import Met, prove, quick_receipt
+from efficientformer.pipeline.team import Team
+from efficientformer.search.costs import Window
+from efficientformer.search.journal import Journal
+from efficientformer.search.policies import Problem, go_on, search
+from efficientformer.search.scores import ScoreBook
+from efficientformer.search.steps import Found
+
+ATTEMPTS = 4  # trainings of a network for one budget
+_SEARCHES = 6  # measured networks before one is trained
+_LOW, _AIM, _HIGH = 0.95, 0.97, 0.99  # of the budget: the window for predictions, for measurements scatter
+_MOVES = 200  # networks that may be scored to move a result into the window
+
+
+class BudgetMissedError(PromiseError):
+    """The exported file stayed over the budget after every attempt."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What all budgets of a run share; `meet` is for one of them.
+
+    Attributes:
+        job: the run.
+        plan: what was found possible.
+        rows: the latency table.
+        book: of scores.
+        journal: of the search.
+        team: trains and scores.
+    """
+
+    job: Job
+    plan: Plan
+    rows: LatencyTable
+    book: ScoreBook
+    journal: Journal
+    team: Team
+
+    def meet(self, budget_ms: float, folder: RunFolder) -> Met:
+        """Search, train, export and measure until the exported file lies within the contract.
+
+        Args:
+            budget_ms: the budget.
+            folder: for the exported file and the training's state.
+
+        Raises:
+            BudgetMissedError: if the file stays over the budget.
+        """
+        progress = self.team.progress
+        for attempt in range(1, ATTEMPTS + 1):
+            progress.stage(f"4/6 slimming to {budget_ms:.3f} ms")
+            search = self.find(budget_ms)
+            found = search.architecture
+            progress.stage(f"5/6 training the network found: {found.compact()}")
+            network = self.team.learn(found, folder)
+            progress.stage("6/6 exporting, checking and measuring")
+            proof = prove(network, folder, self.plan, self.job.target, self.team.judge.images(found).val)
+            measured = proof.slimmed.latency
+            progress.line(f"   {measured} against a budget of {budget_ms:.3f} ms")
+            under = measured.median_ms <= (1 + TOLERANCE) * budget_ms
+            last = self._is_all(found) or attempt == ATTEMPTS
+            if within(measured.median_ms, budget_ms) or (under and last):
+                return Met(search, self._first_prediction(found), network, proof)
+            self._recalibrate(found, measured)
+        raise BudgetMissedError(
+            f"{folder.root}: the last exported file took {measured.median_ms:.3f} ms, over the budget of "
+            f"{budget_ms:.3f} ms, after {ATTEMPTS} attempts; is the machine busy? start the command again"
+        )
+
+    def find(self, budget_ms: float) -> Found:
+        """A network that, exported before it is trained and measured, lies within the contract.
+
+        Each measurement corrects the table's scale, which moves the window's place among the networks. If no
+        search comes within, the one measured nearest under the budget is taken, or else the nearest.
+        """
+        self.rows.scale = self.journal.scale
+        window, seen = Window(_LOW * budget_ms, _HIGH * budget_ms), dict[Architecture, Found]()
+        found = None
+        for _ in range(_SEARCHES):
+            found = self._search(window, found)
+            measured = self._measured(found.architecture)
+            if measured <= budget_ms and (within(measured, budget_ms) or self._is_all(found.architecture)):
+                return found
+            if found.architecture in seen:
+                break  # the scale is its own already
+            seen[found.architecture] = found
+        took = self.journal.verified
+        return seen[min(seen, key=lambda one: (took[one] > budget_ms, abs(took[one] - _AIM * budget_ms)))]
+
+    def _search(self, window: Window, before: Found | None) -> Found:
+        """What the policy finds in a window; those that are dear to run again go on from what they found."""
+        problem = self._problem()
+        if before is None or self.job.policy not in ("evolution", "random"):
+            return search(self.job.policy, problem, window, evaluations=self.job.evaluations, refine=_MOVES)
+        return go_on(before, problem, window, refine=_MOVES)
+
+    def _measured(self, found: Architecture) -> float:
+        """A network's milliseconds, measured once; the table's scale is then by it."""
+        known = self.journal.verified.get(found)
+        if known is not None:
+            self.rows.verify(found, known)
+            return known
+        receipt = quick_receipt(found, self.job.target)
+        predicted = self._recalibrate(found, receipt)
+        told = f"measured {receipt}, predicted {predicted:.3f} ms"
+        self.team.progress.line(f"   {told}: the table's scale is now {self.rows.scale:.3f}")
+        return receipt.median_ms
+
+    def _problem(self) -> Problem:
+        judge = self.team.judge
+        return Problem(
+            self.plan.space,
+            self.rows,
+            self.book,
+            judge.importance,
+            self.journal,
+            seed=self.job.seed,
+            remeasure=judge.measured_importance,
+            progress=self.team.progress,
+        )
+
+    def _is_all(self, found: Architecture) -> bool:
+        """Whether there is nothing larger."""
+        return found == self.plan.space.largest
+
+    def _recalibrate(self, found: Architecture, measured: Measurement) -> float:
+        """Learn from a network that was measured, as the journal keeps it; what was predicted before."""
+        predicted = self.rows.predict(found).ms
+        self.journal.verify(found, predicted, measured, self.rows.verify(found, measured.median_ms))
+        return predicted
+
+    def _first_prediction(self, found: Architecture) -> Prediction:
+        """What the table said of the network before measuring it corrected the scale."""
+        now, first = self.rows.predict(found), self.journal.predicted[found]
+        return Prediction(first, now.plus_minus_ms * first / now.ms)
+
+
+def within(measured_ms: float, budget_ms: float) -> bool:
+    """Whether a latency keeps the contract: not far over the budget, not far under it."""
+    return (1 - SHORTFALL) * budget_ms <= measured_ms <= (1 + TOLERANCE) * budget_ms

@@ -1,0 +1,29 @@
+"""Several budgets from one supernet: what each came to, and which of them are on the Pareto front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from efficientformer.files import write_json
+from efficientformer.pipeline.folder import RunFolder
+
+FORMAT = "efficientformer.front/1"
+FRONT = "front.json"
+_KEPT = ("budget", "budget_ms", "measured_ms", "samples", "verdict", "top1", "images", "params", "macs")
+
+
+def write_front(folder: RunFolder, summaries: Sequence[dict[str, Any]]) -> None:
+    """Write `front.json` into a run's folder."""
+    write_json(folder.file(FRONT), front(summaries))
+
+
+def front(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The networks by what their files took; `on_front` if none is as fast or faster and more accurate."""
+    rows = sorted(summaries, key=lambda one: one["measured_ms"])
+    networks, best = [], -1.0
+    for one in rows:
+        kept = {key: one[key] for key in (*_KEPT, "architecture")}
+        networks.append({**kept, "on_front": one["top1"] > best})
+        best = max(best, one["top1"])
+    return {"format": FORMAT, "target": rows[0]["target"], "networks": networks}

@@ -1,0 +1,191 @@
+"""The search policies by name: one problem, one window, one way to ask any of them.
+
+All see the same actions, importances, latency table and scores, and count what they had scored, so that they
+can be compared at equal cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+from efficientformer.architecture import Architecture
+from efficientformer.errors import InputError
+from efficientformer.progress import Progress
+from efficientformer.search.actions import ACTIONS, ActionKind
+from efficientformer.search.choices import Choices
+from efficientformer.search.costs import Costs, EmptyWindowError, Remembered, Window, predicted_ms
+from efficientformer.search.evolution import evolve
+from efficientformer.search.exact import solve
+from efficientformer.search.importance import Importance
+from efficientformer.search.journal import Journal
+from efficientformer.search.random_search import search_randomly
+from efficientformer.search.refine import refine as refine_network
+from efficientformer.search.scores import ScoreBook, Tally
+from efficientformer.search.slimming import TOLERANCE, Importances, begin, greedy
+from efficientformer.search.space import SearchSpace
+from efficientformer.search.steps import Found
+from efficientformer.search.values import by_removal, measure_values
+
+POLICIES = ("greedy", "greedy-remeasured", "exact", "evolution", "random")
+EVALUATIONS = 128
+"""Networks that evolution and random search may score if nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched, and by what it is judged.
+
+    Attributes:
+        space: what can be searched.
+        costs: of each layer of the space; made anew when the table's scale has changed.
+        book: of scores.
+        importance: of positions and stages, by the supernet.
+        journal: of the search; of one policy.
+        allowed: the kinds of action.
+        seed: of what is random.
+        tolerance: the share of the latency that a greedy step must save more than.
+        remeasure: importance of a network of the path, for `greedy-remeasured`; by default what leaving each
+            block out adds to the loss, which costs an evaluation a block and step.
+        anchors: further networks around which `exact` measures values.
+        progress: told how far it is.
+    """
+
+    space: SearchSpace
+    costs: Costs
+    book: ScoreBook
+    importance: Importance
+    journal: Journal
+    allowed: tuple[ActionKind, ...] = ACTIONS
+    seed: int = 0
+    tolerance: float = TOLERANCE
+    remeasure: Callable[[Architecture], Importance] | None = None
+    anchors: Sequence[Architecture] = ()
+    progress: Progress = field(default_factory=lambda: Progress(None))
+
+    @cached_property
+    def choices(self) -> Choices:
+        """What each place of a network can have."""
+        return Choices(self.space, self.allowed)
+
+
+def search(
+    policy: str,
+    problem: Problem,
+    window: Window,
+    *,
+    evaluations: int = EVALUATIONS,
+    refine: int = 0,
+) -> Found:
+    """The network a policy finds for a latency window; run again, it takes up where it was stopped.
+
+    Args:
+        policy: one of `POLICIES`.
+        problem: what is searched.
+        window: the latencies that will do.
+        evaluations: networks that `evolution` and `random` may have scored, the largest included; the others
+            need what they need.
+        refine: networks that may be scored besides, to move the result into the window if it lies outside.
+
+    Returns:
+        what was found, as the journal keeps it; `in_window` tells whether it lies in the window.
+
+    Raises:
+        InputError: for an unknown policy, a journal of another one, or a window no network lies in or under.
+    """
+    if policy not in POLICIES:
+        raise InputError(f"unknown policy {policy!r}; known: {', '.join(POLICIES)}")
+    tally, costs = Tally(problem.book.score), Remembered(problem.costs)
+    begin(problem.space, partial(predicted_ms, costs), tally.score, problem.journal, policy)
+    tally.count([problem.space.largest])
+    if policy in ("greedy", "greedy-remeasured"):
+        network = _greedy(policy, problem, costs, window, tally)
+    elif policy == "exact":
+        network = _exact(problem, costs, window, tally)
+    else:
+        network = _by_chance(policy, problem, costs, window, tally, evaluations)
+    if refine and not window.holds(predicted_ms(costs, network)):
+        network = refine_network(network, window, problem.choices, costs, tally, refine).architecture
+    found = _found(policy, network, costs, window, tally)
+    problem.journal.conclude(found)
+    problem.progress.line(f"   {found}")
+    return found
+
+
+def go_on(found: Found, problem: Problem, window: Window, *, refine: int) -> Found:
+    """What was found at another scale of the table, moved into a window by small changes."""
+    tally, costs = Tally(problem.book.score), Remembered(problem.costs)
+    moved = refine_network(found.architecture, window, problem.choices, costs, tally, refine)
+    found = _found(found.policy, moved.architecture, costs, window, tally)
+    problem.journal.conclude(found)
+    problem.progress.line(f"   {found}")
+    return found
+
+
+def _greedy(policy: str, problem: Problem, costs: Costs, window: Window, tally: Tally) -> Architecture:
+    importance: Importances = problem.importance
+    if policy == "greedy-remeasured":
+        importance = problem.remeasure or by_removal(problem.choices, tally.score)
+
+    def fits(architecture: Architecture) -> bool:
+        return predicted_ms(costs, architecture) <= window.high_ms
+
+    found = greedy(
+        problem.space,
+        importance,
+        fits,
+        partial(predicted_ms, costs),
+        tally.score,
+        problem.journal,
+        problem.progress,
+        allowed=problem.allowed,
+        tolerance=problem.tolerance,
+        policy=policy,
+    )
+    _count_path(problem.journal, found, importance, tally)
+    return found
+
+
+def _count_path(journal: Journal, found: Architecture, importance: Importances, tally: Tally) -> None:
+    """Count what the steps up to the network found had scored, though a resumed search did not ask again."""
+    path = journal.architectures()
+    for here, step in zip(path, journal.steps, strict=False):
+        if here == found:
+            return
+        tally.count([option.action.apply(here) for option in (step.chosen, *step.turned_down)])
+        if not isinstance(importance, Importance):
+            importance(here)  # its scores are in the book
+
+
+def _exact(problem: Problem, costs: Costs, window: Window, tally: Tally) -> Architecture:
+    problem.progress.line("   measuring what each single change costs")
+    values = measure_values(problem.choices, tally.score, problem.anchors)
+    try:
+        solved = solve(problem.choices, values, costs, window)
+    except EmptyWindowError:
+        solved = solve(problem.choices, values, costs, Window(0.0, window.high_ms))
+    told = f"least rise in loss {solved.objective:.4f}, proved down to {solved.bound:.4f}"
+    problem.progress.line(f"   {told}")
+    return solved.architecture
+
+
+def _by_chance(
+    policy: str, problem: Problem, costs: Costs, window: Window, tally: Tally, evaluations: int
+) -> Architecture:
+    """Evolution or random search; the nearest network below where the window holds nothing."""
+    how = evolve if policy == "evolution" else search_randomly
+    left = max(1, evaluations - len(tally))
+    try:
+        found = how(problem.choices, costs, window, tally, left, problem.seed, problem.progress)
+    except EmptyWindowError:
+        return refine_network(problem.space.largest, window, problem.choices, costs, tally, 0).architecture
+    return found.architecture
+
+
+def _found(policy: str, network: Architecture, costs: Costs, window: Window, tally: Tally) -> Found:
+    (scored,) = tally.score([network])
+    ms = predicted_ms(costs, network)
+    counted, inside = len(tally), window.holds(ms)
+    score = (scored.top1, scored.loss, scored.images)
+    return Found(policy, network, ms, *score, counted, inside, window.low_ms, window.high_ms)

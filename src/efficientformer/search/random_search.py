@@ -1,0 +1,52 @@
+"""Random search inside a latency window: what any policy has to beat at equal cost."""
+
+from __future__ import annotations
+
+import random
+
+from efficientformer.architecture import Architecture
+from efficientformer.progress import Progress
+from efficientformer.search.choices import Choices
+from efficientformer.search.costs import Costs, Window
+from efficientformer.search.scores import Tally
+from efficientformer.search.variation import Candidate, Variation, new_networks, scored
+
+BATCH = 16  # networks scored together
+
+
+def search_randomly(
+    choices: Choices,
+    costs: Costs,
+    window: Window,
+    tally: Tally,
+    evaluations: int,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Candidate:
+    """The best of some random networks of a window.
+
+    Args:
+        choices: what each place can have.
+        costs: of each layer.
+        window: the latencies that will do.
+        tally: scores networks, a batch at a time.
+        evaluations: how many networks may be scored.
+        seed: of all randomness.
+        progress: told of each batch.
+
+    Raises:
+        EmptyWindowError: if no network was found in the window.
+    """
+    variation = Variation(choices, costs, window, random.Random(seed))
+    known: dict[Architecture, None] = {}
+    found: list[Candidate] = []
+    while len(known) < max(1, evaluations):
+        count = min(BATCH, max(1, evaluations) - len(known))
+        batch = new_networks(variation.sample, count, known, window)
+        if not batch:
+            break  # the window seems to hold no others
+        found += scored(batch, costs, tally.score)
+        if progress:
+            best = min(found, key=lambda one: one.rank)
+            progress.update(len(known), evaluations, f"best loss {best.score.loss:.4f}")
+    return min(found, key=lambda one: one.rank)

@@ -1,0 +1,201 @@
+"""What each single change costs in loss, measured with inherited weights: importances that add up.
+
+The exact policy needs a sum over the places of a network. Each place's choices are tried one by one, around
+the largest network and around further ones (anchors): the loss with the choice less the loss with the largest
+network's own. Around several anchors the mean counts, since far from the largest network the losses of single
+changes there no longer add up.
+
+Noise must not make the smaller look better, so the rises are repaired: over widths, expansions and input
+sizes by isotonic regression (the nearest rises in least squares that never fall from wider to narrower), and
+the identity's is never below another kind's (the same for that partial order).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.optimize import isotonic_regression
+
+from efficientformer.architecture import Architecture
+from efficientformer.errors import InputError
+from efficientformer.search.choices import Choice, Choices, Place
+from efficientformer.search.importance import Importance
+from efficientformer.search.scores import ScoreMany
+from efficientformer.search.space import IDENTITY
+
+FORMAT = "efficientformer.values/1"
+Rises = Mapping[Place, Mapping[Choice, float]]
+
+
+@dataclass(frozen=True)
+class Values:
+    """The rise in loss of each choice over the largest network's own, repaired; lower is better.
+
+    Attributes:
+        rises: of each place, of each of its choices; the largest network's own has 0.
+    """
+
+    rises: Rises
+
+    def of(self, architecture: Architecture) -> float:
+        """The sum of a network's rises, identities in place.
+
+        Raises:
+            InputError: if a choice of the network has no value.
+        """
+        try:
+            return sum(self._places(architecture))
+        except (KeyError, IndexError):
+            raise InputError(
+                f"{architecture}: has no value; is it of the space the values are of, identities in place?"
+            ) from None
+
+    def _places(self, architecture: Architecture) -> list[float]:
+        blocks = [
+            self.block(stage, position, block.kind, block.expansion)
+            for stage, one in enumerate(architecture.stages)
+            for position, block in enumerate(one.blocks)
+        ]
+        whole = [
+            self.rises[place][place.of(architecture)]
+            for place in self.rises
+            if place.what not in ("kind", "expansion")
+        ]
+        return [*blocks, *whole]
+
+    def block(self, stage: int, position: int, kind: str, expansion: int) -> float:
+        """The rise of a block: its kind's and its expansion's, but never more than of leaving it out."""
+        kinds = self.rises[Place("kind", stage, position)]
+        if kind == IDENTITY:
+            return kinds[IDENTITY]
+        rise = kinds[kind] + self.rises[Place("expansion", stage, position)][expansion]
+        return min(rise, kinds.get(IDENTITY, rise))
+
+    def importance(self) -> Importance:
+        """The same as importances of positions: what leaving a block out costs."""
+        scores: list[list[float]] = [[], [], [], []]
+        for place, rises in self.rises.items():
+            if place.what == "kind":
+                scores[place.stage].append(rises.get(IDENTITY, max(rises.values())))
+        return Importance(tuple(map(tuple, scores)))
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON document."""
+        rises = [
+            {"place": list(place), "choices": [[choice, rise] for choice, rise in one.items()]}
+            for place, one in self.rises.items()
+        ]
+        return {"format": FORMAT, "rises": rises}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Values:
+        """The values that `to_json` wrote.
+
+        Raises:
+            InputError: if it is no such document.
+        """
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise InputError(f'values: expected a JSON object with "format": "{FORMAT}"')
+        return cls({Place(*one["place"]): dict(one["choices"]) for one in document["rises"]})
+
+
+def measure_values(choices: Choices, score: ScoreMany, anchors: Sequence[Architecture] = ()) -> Values:
+    """Try each choice of each place by itself, around the largest network and around further ones.
+
+    Args:
+        choices: what each place can have.
+        score: asked once, for everything.
+        anchors: further networks of the space, identities in place, such as the greedy's at half the way.
+    """
+    everyone = [choices.space.largest, *anchors]
+    tried = [
+        (anchor, place, choice, network)
+        for anchor in everyone
+        for place, choice, network in _single_changes(choices, anchor)
+    ]
+    scored = score([*everyone, *(network for *_, network in tried)])
+    base = {one: score.loss for one, score in zip(everyone, scored, strict=False)}
+    losses: dict[tuple[Architecture, Place], dict[Choice, float]] = {}
+    for (anchor, place, choice, _), result in zip(tried, scored[len(everyone) :], strict=True):
+        own = {place.of(anchor): base[anchor]}
+        losses.setdefault((anchor, place), own)[choice] = result.loss
+    return _values(choices, losses)
+
+
+def _single_changes(choices: Choices, anchor: Architecture) -> list[tuple[Place, Choice, Architecture]]:
+    """Every choice the anchor does not have, by itself; what leaves a stage too few blocks is left out."""
+    changed = [
+        (place, choice, place.put(anchor, choice))
+        for place, can in choices.places.items()
+        if not place.idle(anchor)
+        for choice in can
+        if choice != place.of(anchor)
+    ]
+    return [one for one in changed if choices.deep_enough(one[-1])]
+
+
+def _values(choices: Choices, losses: Mapping[tuple[Architecture, Place], Mapping[Choice, float]]) -> Values:
+    """Mean rises over the anchors that tried the choice and the largest network's own, repaired."""
+    rises: dict[Place, dict[Choice, float]] = {}
+    for place, can in choices.places.items():
+        tried: dict[Choice, list[float]] = {choice: [] for choice in can}
+        for (_, where), known in losses.items():
+            if where == place and can[0] in known:
+                for choice, loss in known.items():
+                    tried[choice].append(loss - known[can[0]])
+        means = [sum(some) / len(some) if some else 0.0 for some in tried.values()]
+        rises[place] = dict(zip(can, repaired(place, can, means), strict=True))
+    return Values(rises)
+
+
+def repaired(place: Place, choices: Sequence[Choice], rises: Sequence[float]) -> list[float]:
+    """Rises without what only noise can have made: see the module's head.
+
+    Args:
+        place: where.
+        choices: the largest network's own first, sizes in falling order, the identity last.
+        rises: of each, the first 0.
+    """
+    if place.what == "activation" or len(rises) < 2:
+        return list(rises)
+    if place.what == "kind":
+        return _under_identity(rises) if choices[-1] == IDENTITY else list(rises)
+    ordered = isotonic_regression(rises[1:]).x  # the own one's 0 is exact: the others are bounded by it
+    return [0.0, *(max(0.0, float(rise)) for rise in ordered)]
+
+
+def _under_identity(rises: Sequence[float]) -> list[float]:
+    """The nearest rises of which the last is the greatest, and not below the first, which stays 0."""
+    own, *others, identity = rises
+    total, count, level = identity, 1, identity
+    for rise in sorted(others, reverse=True):
+        if rise <= level:
+            break
+        total, count = total + rise, count + 1
+        level = total / count
+    level = max(own, level)
+    return [own, *(min(rise, level) for rise in others), level]
+
+
+def by_removal(choices: Choices, score: ScoreMany) -> Callable[[Architecture], Importance]:
+    """Importance measured anew: the rise in loss when a block of the network is left out.
+
+    Args:
+        choices: what each place can have.
+        score: asked once for each network of the path.
+
+    Returns:
+        a function of a network; positions that are left out already, or must stay, have 0.
+    """
+
+    def importance(here: Architecture) -> Importance:
+        places = [place for place in choices.places if place.what == "kind" and place.of(here) != IDENTITY]
+        before, *after = score([here, *(place.put(here, IDENTITY) for place in places)])
+        found = [[0.0] * len(stage.blocks) for stage in here.stages]
+        for place, scored in zip(places, after, strict=True):
+            found[place.stage][place.position] = round(scored.loss - before.loss, 6)
+        return Importance(tuple(map(tuple, found)))
+
+    return importance

@@ -1,0 +1,116 @@
+"""Calibration: factors found again, shrunk, bounded, and little moved by a network that is out of line."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import scipy.optimize
+from hypothesis import given
+from hypothesis import strategies as st
+
+from efficientformer.latency.table.fit import SHRINK, SOFT, Fit, Parts, fitted
+
+KINDS = ("attention", "embed", "ffn", "head", "pool", "stem")
+
+
+def parts(count: int, seed: int = 0) -> list[Parts]:
+    """Networks whose kinds differ freely."""
+    draw = random.Random(seed)
+    return [
+        Parts(0.01, {kind: draw.uniform(0.02, 1) for kind in KINDS}, draw.uniform(0.1, 8))
+        for _ in range(count)
+    ]
+
+
+def ms(fit: Fit, one: Parts) -> float:
+    rows = sum(fit.factor(kind) * own for kind, own in one.kinds_ms.items())
+    return fit.a * one.call_ms + rows + fit.b * one.megabytes
+
+
+def common(a: float, b: float) -> Fit:
+    return Fit(a, b)
+
+
+@pytest.mark.parametrize(("a", "b"), [(1.0, 0.0), (1.3, 0.05), (0.7, 0.2)])
+@pytest.mark.parametrize("count", [3, 5, 14])
+def test_a_common_factor_is_found_by_few_networks(a: float, b: float, count: int) -> None:
+    known = [(one, ms(common(a, b), one)) for one in parts(count)]
+    fit = fitted(known)
+    assert fit.networks == count
+    assert (fit.a, fit.b) == pytest.approx((a, b), abs=1e-6)
+    assert fit.factors == pytest.approx(dict.fromkeys(KINDS, a))
+    assert fit.residual == pytest.approx(0, abs=1e-6)
+
+
+def test_many_networks_tell_kinds_apart_and_few_less() -> None:
+    def found(count: int) -> float:
+        true = Fit(1.0, 0.0, factors={**dict.fromkeys(KINDS, 1.0), "attention": 1.3})
+        return fitted([(one, ms(true, one)) for one in parts(count)]).factor("attention")
+
+    assert 1.0 < found(3) < found(14) < found(400) < 1.3
+    assert found(400) == pytest.approx(1.3, abs=0.05)
+
+
+@given(known=st.lists(st.floats(0.1, 10), min_size=3, max_size=8), seed=st.integers(0, 50))
+def test_no_factor_is_negative(known: list[float], seed: int) -> None:
+    fit = fitted(list(zip(parts(len(known), seed), known, strict=True)))
+    assert min(fit.a, fit.b, *fit.factors.values()) >= 0
+
+
+def test_a_kind_that_no_network_has_gets_the_common_factor() -> None:
+    def without(one: Parts) -> Parts:
+        kinds: Mapping[str, float] = {kind: own for kind, own in one.kinds_ms.items() if kind != "ffn"}
+        return Parts(one.call_ms, kinds, one.megabytes)
+
+    fit = fitted([(without(one), 2 * ms(Fit(), without(one))) for one in parts(8)])
+    assert "ffn" not in fit.factors
+    assert fit.factor("ffn") == fit.a == pytest.approx(2)
+
+
+def test_one_network_out_of_line_hardly_bends_the_others() -> None:
+    networks = parts(12)
+    true = [ms(Fit(), one) for one in networks]
+    fit = fitted(
+        [
+            (one, own * (1.3 if index == 0 else 1))
+            for index, (one, own) in enumerate(zip(networks, true, strict=True))
+        ]
+    )
+    errors = [abs(ms(fit, one) / own - 1) for one, own in zip(networks[1:], true[1:], strict=True)]
+    assert statistics.median(errors) < 0.01
+    assert fit.residual > 0.05  # it is not hidden
+
+
+def test_the_fit_is_the_least_of_its_loss() -> None:
+    """Against scipy's own minimiser of the same soft-L1 loss with the same shrinking."""
+    noise = random.Random(3)
+    known = [(one, ms(Fit(), one) * noise.uniform(0.85, 1.15)) for one in parts(14)]
+
+    def loss(x: np.ndarray) -> float:
+        fit = Fit(float(np.mean(x[:-1])), float(x[-1]), factors=dict(zip(KINDS, x[:-1], strict=True)))
+        errors = [(ms(fit, one) / own - 1) / SOFT for one, own in known]
+        soft = sum(2 * SOFT**2 * (math.sqrt(1 + error**2) - 1) for error in errors)
+        return soft + SHRINK**2 * float(np.sum((x[:-1] - np.mean(x[:-1])) ** 2))
+
+    fit = fitted(known)
+    ours = np.array([*(fit.factors[kind] for kind in KINDS), fit.b])
+    best = scipy.optimize.minimize(loss, ours, bounds=[(0, None)] * 7, method="L-BFGS-B", tol=1e-14)
+    assert loss(ours) <= best.fun * (1 + 1e-4)
+    far = scipy.optimize.minimize(
+        loss, np.ones(7) * 0.5, bounds=[(0, None)] * 7, method="L-BFGS-B", tol=1e-14
+    )
+    assert loss(ours) <= far.fun * (1 + 1e-4)
+
+
+def test_the_residual_is_the_relative_error_that_is_left() -> None:
+    noise = random.Random(1)
+    known = [(one, ms(Fit(), one) * noise.uniform(0.9, 1.1)) for one in parts(9)]
+    fit = fitted(known)
+    errors = [ms(fit, one) / own - 1 for one, own in known]
+    assert fit.residual == pytest.approx(math.sqrt(statistics.fmean(error**2 for error in errors)))
+    assert fit.residual > 0.01

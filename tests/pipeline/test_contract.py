@@ -1,0 +1,183 @@
+"""Budgets met from below and above, several from one supernet, by every policy, in one process and in two."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from efficientformer import Architecture, InputError
+from efficientformer.pipeline import slim as slimming
+from efficientformer.pipeline.contract import within
+from efficientformer.pipeline.folder import RunFolder
+from efficientformer.pipeline.front import front
+from efficientformer.pipeline.job import Job
+from efficientformer.pipeline.slim import place, slim, slim_to_budgets
+from efficientformer.progress import Progress
+from efficientformer.search.journal import Journal, replay, step_of
+from efficientformer.search.policies import POLICIES
+from tests.pipeline import simulated
+
+QUIET = Progress(None)
+
+
+def fine_job(data: Path, budget: str, **changes: Any) -> Job:
+    return simulated.tiny_job(data, budget, **(simulated.FINE | changes))
+
+
+@pytest.fixture(scope="module")
+def begun(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was stopped when its supernet was trained."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        simulated.install(patch.setattr)
+        patch.setattr(slimming, "rank", stop)
+        with pytest.raises(KeyboardInterrupt):
+            slim(fine_job(photos, "50%"), out, progress=QUIET)
+    return out
+
+
+@pytest.fixture
+def run(begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, to go on with; training another supernet fails."""
+    simulated.install(monkeypatch.setattr)
+    shutil.copytree(begun, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def claim(run: Path, job: Job) -> None:
+    """As if the run had been begun for this job."""
+    RunFolder(run).claim(job)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_keeps_the_contract_and_its_journal_replays(
+    run: Path, photos: Path, policy: str
+) -> None:
+    job = fine_job(photos, "50%", policy=policy)
+    claim(run, job)
+    before = (run / "supernet.safetensors").read_bytes()
+    summary = slim(job, run, progress=QUIET)
+    assert within(summary["measured_ms"], summary["budget_ms"])
+    assert (run / "supernet.safetensors").read_bytes() == before
+    journal = Journal(run / "journal.jsonl")
+    found = Architecture.from_json(json.loads((run / "architecture.json").read_text()))
+    path = replay(journal)
+    assert step_of(found, path, journal) == len(path) - 1
+    assert journal.verified[path[-1]] == pytest.approx(simulated.network_ms(path[-1]))
+
+
+def test_budgets_over_the_whole_range_are_met_from_one_supernet(run: Path, photos: Path) -> None:
+    job = fine_job(photos, "20%,35%,50%,65%,80%,95%")
+    claim(run, job)
+    summaries = slim_to_budgets(job, run, progress=QUIET)
+    assert [one["budget"] for one in summaries] == ["20%", "35%", "50%", "65%", "80%", "95%"]
+    assert all(within(one["measured_ms"], one["budget_ms"]) for one in summaries)
+    folders = {place(RunFolder(run), budget).root.name for budget in job.budgets}
+    assert folders == {f"{share}-percent" for share in (20, 35, 50, 65, 80, 95)}
+    document = json.loads((run / "front.json").read_text())
+    times = [one["measured_ms"] for one in document["networks"]]
+    assert times == sorted(times)
+    assert document["networks"][0]["on_front"]
+
+
+def test_another_budget_comes_into_a_finished_run(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = json.loads(json.dumps(slim(fine_job(photos, "50%"), run, progress=QUIET)))
+    searched = (run / "search.jsonl").read_bytes()
+    monkeypatch.setattr(slimming, "learn_supernet", _read_only(slimming.learn_supernet))
+    second = slim(fine_job(photos, "30%"), run, progress=QUIET)
+    assert second["measured_ms"] < first["measured_ms"]
+    assert (run / "30-percent" / "summary.json").exists()
+    assert json.loads((run / "summary.json").read_text()) == first
+    assert (run / "search.jsonl").read_bytes().startswith(searched)  # the path is gone on with
+
+
+def _read_only(learn: Any) -> Any:
+    def read(job: Job, space: Any, images: Any, folder: RunFolder, *rest: Any) -> Any:
+        assert folder.file("supernet.safetensors").exists()
+        return learn(job, space, images, folder, *rest)
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("networks", "on_front"),
+    [
+        ([(1.0, 0.5), (2.0, 0.6)], [True, True]),
+        ([(2.0, 0.6), (1.0, 0.7)], [True, False]),  # in the order of milliseconds
+        ([(1.0, 0.5), (2.0, 0.5), (3.0, 0.6)], [True, False, True]),
+    ],
+)
+def test_the_front(networks: list[tuple[float, float]], on_front: list[bool]) -> None:
+    names = ["budget", "budget_ms", "samples", "verdict", "images", "params", "macs", "architecture"]
+    summaries = [
+        dict.fromkeys([*names, "target"], 0) | {"measured_ms": ms, "top1": top1} for ms, top1 in networks
+    ]
+    assert [one["on_front"] for one in front(summaries)["networks"]] == on_front
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policy": "lucky"}, "unknown policy 'lucky'"),
+        ({"kinds": ("attention",)}, "pool or ffn is needed"),
+        ({"kinds": ("conv",)}, "kinds of block 'conv'"),
+        ({"activations": ("tanh",)}, "unknown activation 'tanh'"),
+        ({"input_sizes": (32,)}, "smaller than the input size 32, not 32"),
+        ({"evaluations": 0}, "evaluations must be at least 1"),
+        ({"width_step": 3}, "the width step is an even number"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    simulated.install(monkeypatch.setattr)
+    with pytest.raises(InputError, match=message):
+        slim(fine_job(photos, "50%", **changes), tmp_path / "run", progress=QUIET)
+
+
+def test_equal_budgets_are_refused(photos: Path) -> None:
+    with pytest.raises(InputError, match="several different ones"):
+        fine_job(photos, "1ms,1000us")
+
+
+@pytest.mark.slow
+def test_two_processes_score_and_find_what_one_does(begun: Path, photos: Path, tmp_path: Path) -> None:
+    """From the same supernet; the training of what is found is shared out, too."""
+    program = [simulated.__file__, str(photos)]
+    starts = {
+        "one": [sys.executable, *program],
+        "two": [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            *program,
+        ],
+    }
+    for name, start in starts.items():
+        shutil.copytree(begun, tmp_path / name)
+        (tmp_path / name / "job.json").unlink()
+        claim(tmp_path / name, fine_job(photos, "50%", policy="evolution"))
+        done = subprocess.run(
+            [*start, str(tmp_path / name), "50%", "fine", "policy=evolution"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    for file in ("scores.jsonl", "search.jsonl", "architecture.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file

@@ -1,0 +1,66 @@
+"""Made-up costs, values and scores for tests of the search; nothing here is measured."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import cache
+
+from efficientformer.architecture import Architecture
+from efficientformer.evaluation.score import Score
+from efficientformer.layers import Layer
+from efficientformer.search.choices import Choices
+from efficientformer.search.space import supernet_space
+from efficientformer.search.values import Values, repaired
+
+SPACE = supernet_space(
+    "xs", input_size=64, num_classes=10, kinds=("pool", "ffn", "attention"), expansions=(2,)
+)
+CHOICES = Choices(SPACE)
+
+
+class MacsCosts:
+    """Milliseconds in proportion to multiply-accumulates, and a little for each layer."""
+
+    base_ms = 0.02
+
+    def cost_ms(self, layer: Layer) -> float:
+        return layer.macs / 2e7 + 0.005
+
+
+class RandomCosts:
+    """Any cost for any layer, the same for the same seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.base_ms = random.Random(seed).uniform(0, 0.1)
+        self.cost_ms = cache(lambda layer: random.Random(f"{seed} {layer.key()}").uniform(0.01, 0.2))
+
+
+def random_values(choices: Choices, seed: int) -> Values:
+    """Any rises, repaired as measured ones are; an equal chance of a tie."""
+    generator = random.Random(seed)
+    rises = {
+        place: dict(
+            zip(
+                can,
+                repaired(place, can, [0.0, *(generator.uniform(-0.1, 0.4) for _ in can[1:])]),
+                strict=True,
+            )
+        )
+        for place, can in choices.places.items()
+    }
+    return Values(rises)
+
+
+VALUES = random_values(CHOICES, 3)
+
+
+def score_one(network: Architecture) -> Score:
+    """A loss that is not quite additive, and an accuracy in steps of a thousandth."""
+    rise = VALUES.of(network)
+    loss = 1 + rise + 0.3 * max(0.0, rise) ** 2
+    return Score(round(max(0.1, 0.9 - 0.2 * loss), 3), loss, 1000)
+
+
+def score(networks: Sequence[Architecture]) -> list[Score]:
+    return [score_one(one) for one in networks]
