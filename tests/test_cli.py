@@ -121,6 +121,7 @@ def test_too_many_unreadable_images_stop_the_run(
     plan = Plan.__new__(Plan)
     monkeypatch.setattr(slim, "preflight", lambda *_: (plan, None))
     monkeypatch.setattr(Plan, "to_json", lambda _: {})
+    monkeypatch.setattr(Plan, "from_json", lambda _: plan)
     assert main(slim_with(data="rotten")) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     named = [line for line in lines if "unreadable, left out" in line]
@@ -336,10 +337,17 @@ def test_the_program_can_be_run_as_a_module() -> None:
 
 
 def test_the_command_that_a_report_gives_is_one_the_program_takes() -> None:
-    job = Job(Path("photos of cats"), Budget.parse("8ms"), augmentation=Augmentation(0.5, flip=False))
+    budgets = (Budget.parse("8ms"), Budget.parse("50%"))
+    job = Job(
+        Path("photos of cats"), budgets, expansions=(2, 3), augmentation=Augmentation(0.5, flip=False)
+    )
     words = shlex.split(repeat_command(job.to_json()).replace("\\\n", " "))
     command, bound, *_ = app.parse_args(words[1:], exit_on_error=False, print_error=False)
     assert command.__name__ == "slim"
     assert bound.arguments["data"] == Path("photos of cats")
     assert bound.arguments["flip"] is False
+    assert bound.arguments["budget"] == "8ms,50%"
+    assert bound.arguments["kinds"] == "pool,attention"
+    assert bound.arguments["expansions"] == "2,3"
+    assert "activations" not in bound.arguments
     assert bound.arguments["min_area"] == 0.5

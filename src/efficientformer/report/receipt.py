@@ -111,7 +111,8 @@ def repeat_command(job: dict[str, Any]) -> str:
     """The command line of a job over several lines; the folder of images by its last name only."""
     settings = {key: value for key, value in _flat(job) if key != "format" and not _is_fixed(key)}
     settings["data"] = Path(job["data"]).name
-    flags = (_flag(_FLAGS.get(key, key.replace("_", "-")), value) for key, value in settings.items())
+    given = ((_FLAGS.get(key, key.replace("_", "-")), value) for key, value in settings.items())
+    flags = (_flag(name, value) for name, value in given if value != [])
     lines = ["efficientformer slim"]
     for flag in flags:
         if len(lines[-1]) + len(flag) > 84:
@@ -136,6 +137,8 @@ def _flat(job: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 def _flag(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no-{name}"
+    if isinstance(value, list):
+        value = ",".join(map(str, value))
     return f"--{name} {shlex.quote(str(value))}"
 
 

@@ -71,7 +71,7 @@ def greedy(
         if step is None:
             raise InputError(f"{journal.path}: nothing is left to take away at {predict(here):.3f} ms")
         journal.add(step)
-        progress.line(f"   {step}")
+        progress.line(f"   {step.brief}")
         here, last = step.architecture, step.chosen
         if fits(here):
             return here

@@ -89,9 +89,14 @@ class Step:
             tuple(map(Action.from_json, document.get("skipped", ()))),  # runs of version 0.1 lack them
         )
 
-    def __str__(self) -> str:
+    @property
+    def brief(self) -> str:
+        """What was done, without the alternatives."""
         one = self.chosen
-        told = f"step {self.index}: {one} → {one.predicted_ms:.3f} ms, accuracy {100 * one.accuracy:.1f} %"
+        return f"step {self.index}: {one} → {one.predicted_ms:.3f} ms, accuracy {100 * one.accuracy:.1f} %"
+
+    def __str__(self) -> str:
+        told = self.brief
         if self.turned_down:
             told += f"; turned down: {', '.join(map(str, self.turned_down))}"
         if self.skipped:
