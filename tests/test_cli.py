@@ -338,9 +338,7 @@ def test_the_program_can_be_run_as_a_module() -> None:
 
 def test_the_command_that_a_report_gives_is_one_the_program_takes() -> None:
     budgets = (Budget.parse("8ms"), Budget.parse("50%"))
-    job = Job(
-        Path("photos of cats"), budgets, expansions=(2, 3), augmentation=Augmentation(0.5, flip=False)
-    )
+    job = Job(Path("photos of cats"), budgets, expansions=(2, 3), augmentation=Augmentation(0.5, flip=False))
     words = shlex.split(repeat_command(job.to_json()).replace("\\\n", " "))
     command, bound, *_ = app.parse_args(words[1:], exit_on_error=False, print_error=False)
     assert command.__name__ == "slim"
