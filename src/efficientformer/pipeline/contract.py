@@ -107,7 +107,7 @@ class Contract:
 
     def _search(self, window: Window, before: Found | None) -> Found:
         """What the policy finds in a window; those that are dear to run again go on from what they found."""
-        problem = self._problem()
+        problem = self.problem()
         if before is None or self.job.policy not in ("evolution", "random"):
             return search(self.job.policy, problem, window, evaluations=self.job.evaluations, refine=_MOVES)
         return go_on(before, problem, window, refine=_MOVES)
@@ -124,7 +124,8 @@ class Contract:
         self.team.progress.line(f"   {told}: the table's scale is now {self.rows.scale:.3f}")
         return receipt.median_ms
 
-    def _problem(self) -> Problem:
+    def problem(self) -> Problem:
+        """What is searched, at the table's present scale."""
         judge = self.team.judge
         return Problem(
             self.plan.space,

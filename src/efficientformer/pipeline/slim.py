@@ -7,9 +7,11 @@ torchrun --nproc-per-node 2 -m efficientformer.cli slim --data photos --budget 8
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import time
+from collections.abc import Generator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,30 @@ def _finished(job: Job, folder: RunFolder) -> list[dict[str, Any]]:
 def _run(
     job: Job, split: Split, folder: RunFolder, table: Path, world: World, progress: Progress
 ) -> list[dict[str, Any]]:
+    with prepared(job, split, folder, table, world, progress) as contract:
+        if contract is None:
+            return []
+        unslimmed = None
+        if job.train_unslimmed:
+            progress.stage("3/6 training the unslimmed network too, for comparison")
+            unslimmed = contract.team.learn(contract.plan.space.largest, folder)
+        summaries = [
+            _one_budget(contract, budget, place(folder, budget), split, unslimmed) for budget in job.budgets
+        ]
+        if len(summaries) > 1:
+            write_front(folder, summaries)
+        shutil.rmtree(folder.work(""), ignore_errors=True)
+        return summaries
+
+
+@contextlib.contextmanager
+def prepared(
+    job: Job, split: Split, folder: RunFolder, table: Path, world: World, progress: Progress
+) -> Generator[Contract | None, None, None]:
+    """Measure, read the images, train the supernet: all that comes before a search.
+
+    None in the processes beside the first, once that has left the context.
+    """
     progress.stage(f"1/6 measuring on {job.target}")
     rows = None
     if world.main:
@@ -112,24 +138,11 @@ def _run(
     images = pictures.decode_all()
     progress.stage(f"3/6 training the supernet {plan.supernet}: {plan.space.largest}")
     supernet = learn_supernet(job, plan.space, images.train, folder, progress, world)
-    judge = rank(job, supernet, pictures)
-    team, summaries = Team(job, judge, world, progress), []
+    team = Team(job, rank(job, supernet, pictures), world, progress)
     with team.gathered() as decides:
-        if decides and rows is not None:
-            contract = _contract(job, folder, plan, rows, team)
-            unslimmed = None
-            if job.train_unslimmed:
-                progress.stage("3/6 training the unslimmed network too, for comparison")
-                unslimmed = team.learn(plan.space.largest, folder)
-            summaries = [
-                _one_budget(contract, budget, place(folder, budget), split, unslimmed)
-                for budget in job.budgets
-            ]
-            if len(summaries) > 1:
-                write_front(folder, summaries)
-            shutil.rmtree(folder.work(""), ignore_errors=True)
-            rows.close()
-    return summaries
+        yield _contract(job, folder, plan, rows, team) if decides and rows is not None else None
+    if rows is not None:
+        rows.close()
 
 
 def _contract(job: Job, folder: RunFolder, plan: Plan, rows: LatencyTable, team: Team) -> Contract:
