@@ -17,7 +17,6 @@ import os
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,6 @@ import scipy.stats
 import torch
 
 from efficientformer.architecture import Architecture
-from efficientformer.data.batches import cached_side
-from efficientformer.data.images import decode
 from efficientformer.data.sources.folder import scan
 from efficientformer.evaluation.score import evaluate
 from efficientformer.files import read_json, write_atomically, write_json
@@ -37,11 +34,12 @@ from efficientformer.latency.target import Target
 from efficientformer.model.network import EfficientFormer
 from efficientformer.pipeline.folder import RunFolder
 from efficientformer.pipeline.job import Job
-from efficientformer.pipeline.slim_training import ImageSets, learn_supernet, rank, recipe
+from efficientformer.pipeline.slim_training import Pictures, learn_supernet, rank, recipe
 from efficientformer.progress import Progress
 from efficientformer.search.draws import Sampling
 from efficientformer.search.space import OPEN_KINDS, SearchSpace, supernet_space
 from efficientformer.training.batches import held_batches
+from efficientformer.training.distributed import World
 from efficientformer.training.loop import train
 
 RESULTS = Path(__file__).with_name("results")
@@ -83,14 +81,11 @@ class Plan:
             seed=self.seed,
         )
 
-    def images(self) -> tuple[ImageSets, tuple[str, ...]]:
-        """Decoded images, and the classes."""
-        split, work = scan(self.data, self.seed), self.out / "images"
-        read = partial(decode, side=cached_side(self.input_size))
-        parts = (
-            read(getattr(split, name), cache=work / f"{name}.images") for name in ("train", "search", "val")
-        )
-        return ImageSets(*parts), split.classes
+    def pictures(self) -> tuple[Pictures, tuple[str, ...]]:
+        """Images, decoded when they are asked for, and the classes."""
+        split = scan(self.data, self.seed)
+        made = Pictures(self.job(Sampling()), split, RunFolder(self.out), World(), Progress(None))
+        return made, split.classes
 
     def space(self, classes: int) -> SearchSpace:
         """What can be searched."""
@@ -108,7 +103,8 @@ def spread(space: SearchSpace, count: int, seed: int) -> list[Architecture]:
 def alone(plan: Plan, index: int) -> None:
     """Train one architecture from scratch and score it."""
     path = plan.out / f"alone-{index:02}.json"
-    images, classes = plan.images()
+    pictures, classes = plan.pictures()
+    images = pictures.at(plan.input_size)
     architecture = spread(plan.space(len(classes)), plan.networks, plan.seed)[index]
     torch.manual_seed(plan.seed)
     network = EfficientFormer(architecture.compact(), layer_scale_init=0.1)
@@ -129,10 +125,11 @@ def alone(plan: Plan, index: int) -> None:
 def inherited(plan: Plan, name: str) -> None:
     """Train one supernet and score all architectures with its weights."""
     folder = RunFolder(plan.out / f"supernet-{name.replace(', ', '-').replace(' ', '-')}")
-    images, classes = plan.images()
+    pictures, classes = plan.pictures()
+    images = pictures.at(plan.input_size)
     space, job = plan.space(len(classes)), plan.job(SETTINGS[name])
     supernet = learn_supernet(job, space, images.train, folder, Progress(None))
-    judge = rank(job, supernet, images)
+    judge = rank(job, supernet, pictures, folder)
     scores = [
         evaluate(judge.inherited(one), images.val, plan.input_size).to_json()
         for one in spread(space, plan.networks, plan.seed)
@@ -255,7 +252,7 @@ def main() -> None:
     options = vars(parser.parse_args())
     settings, processes = options.pop("settings").split(";"), options.pop("processes")
     plan = Plan(**options)
-    plan.images()  # decoded once, before the processes start
+    plan.pictures()[0].at(plan.input_size)  # decoded once, before the processes start
     with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
         for done in pool.imap_unordered(work, tasks(plan, settings)):
             print(f"{datetime.now():%H:%M:%S} {done}", flush=True)

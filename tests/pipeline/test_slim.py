@@ -197,15 +197,23 @@ def test_a_budget_that_stays_missed_is_an_error(
     tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulated.install(monkeypatch.setattr, slower_when_exported=100.0)
-    with pytest.raises((BudgetMissedError, InputError)):
+    with pytest.raises(BudgetMissedError, match="after 4 attempts; is the machine busy"):
         slim(simulated.tiny_job(photos), tmp_path / "run", progress=QUIET)
     assert not (tmp_path / "run" / "summary.json").exists()
+    simulated.install(monkeypatch.setattr)  # the machine is quiet again: what was measured is not believed
+    summary = slim(simulated.tiny_job(photos), tmp_path / "run", progress=QUIET)
+    assert 0.93 * summary["budget_ms"] <= summary["measured_ms"] <= 1.02 * summary["budget_ms"]
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_ends_in_the_same_result(tmp_path: Path, photos: Path) -> None:
+@pytest.mark.parametrize(
+    "asked", [["60%"], ["45%,60%", "fine", "policy=evolution"]], ids=["greedy", "evolution, two budgets"]
+)
+def test_killed_at_any_moment_it_ends_in_the_same_result(
+    tmp_path: Path, photos: Path, asked: list[str]
+) -> None:
     def start(out: Path) -> subprocess.Popen[bytes]:
-        program = [sys.executable, simulated.__file__, str(photos), str(out)]
+        program = [sys.executable, simulated.__file__, str(photos), str(out), *asked]
         return subprocess.Popen(program, stderr=subprocess.DEVNULL)
 
     assert start(tmp_path / "whole").wait() == 0
@@ -213,7 +221,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_result(tmp_path: Path, photos:
     while True:
         process = start(tmp_path / "killed")
         try:
-            code = process.wait(timeout=waits.uniform(4, 9) + 1.5 * kills)
+            code = process.wait(timeout=waits.uniform(3, 5) + 0.7 * kills)
             break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
@@ -221,8 +229,17 @@ def test_killed_at_any_moment_it_ends_in_the_same_result(tmp_path: Path, photos:
             kills += 1
     assert code == 0
     assert kills >= 2
-    for name in ("architecture.json", "journal.jsonl", "model.safetensors", "supernet.safetensors"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    names = ("architecture.json", "journal.jsonl", "model.safetensors", "s*.jsonl", "supernet.safetensors")
+    files = [
+        path.relative_to(tmp_path / "whole") for name in names for path in tmp_path.glob(f"whole/**/{name}")
+    ]
+    assert len(files) >= 6
+    for file in files:
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
     figures = ("top1", "measured_ms", "predicted_ms", "accuracy")
-    whole, killed = summary_of(tmp_path / "whole"), summary_of(tmp_path / "killed")
-    assert [whole[key] for key in figures] == [killed[key] for key in figures]
+    for path in tmp_path.glob("whole/**/summary.json"):
+        whole, killed = (
+            summary_of(tmp_path / name / path.parent.relative_to(tmp_path / "whole"))
+            for name in ("whole", "killed")
+        )
+        assert [whole[key] for key in figures] == [killed[key] for key in figures]

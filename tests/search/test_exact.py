@@ -46,6 +46,7 @@ def everything(space: SearchSpace) -> Iterator[Architecture]:
         [
             Block(kind, expansion)
             for kind in space.paths(stage)
+            if kind != "attention" or largest.stages[stage].blocks[position].kind == kind
             for expansion in (space.expansions_of(stage, position) if kind != "identity" else (4,))
         ]
         for stage, position in space.positions()

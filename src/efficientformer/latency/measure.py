@@ -129,17 +129,23 @@ def _launch(files: Mapping[str, Path], target: Target, share: Mapping[str, float
 
 
 def until_usable(take: Callable[[], dict[str, Measurement]], *, tries: int = 3) -> dict[str, Measurement]:
-    """Measure again while a receipt comes out unusable; of all tries, the one that scattered least.
+    """Measure again while a receipt comes out unusable; of all tries, the best by verdict, then by spread.
 
-    The choice looks at the spread alone, never at the medians.
+    The choice never looks at the medians.
     """
     taken = []
     for _ in range(tries):
         taken.append(take())
         if all(receipt.verdict != "unusable" for receipt in taken[-1].values()):
             break
-    best = min(taken, key=lambda receipts: max(receipt.spread for receipt in receipts.values()))
+    best = min(taken, key=_trouble)
     return {name: receipt.under(tries=len(taken)) for name, receipt in best.items()}
+
+
+def _trouble(receipts: Mapping[str, Measurement]) -> tuple[bool, float]:
+    """Whether any is unusable; the greatest spread."""
+    some = receipts.values()
+    return any(one.verdict == "unusable" for one in some), max(one.spread for one in some)
 
 
 def _rounds(

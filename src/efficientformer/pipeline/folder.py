@@ -24,12 +24,12 @@ LOCK = ".lock"
 WORK = "work"
 # What a run that was stopped before its claim may leave, half-written too.
 _UNCLAIMED = (TABLE, LOCK, "job.json")
-_CHANGE_NOTHING = (
+_NO_CLAIM = (
     "max_unreadable",
     "workers",
     "budget",
     "device",
-)  # of a job's entries: any result is the same
+)  # of a job's entries: they may change in a folder
 
 
 class Claim(Protocol):
@@ -69,7 +69,7 @@ class RunFolder:
         if path.exists():
             known = read_json(path)
             here, asked = dict(_leaves(known)), dict(_leaves(document))
-            compared = [key for key in asked if key not in _CHANGE_NOTHING]
+            compared = [key for key in asked if key not in _NO_CLAIM]
             if different := [key for key in compared if here.get(key) != asked[key]]:
                 key = different[0]
                 was = f"with {key} {here.get(key)}, not {asked[key]}"

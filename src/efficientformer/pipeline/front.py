@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from efficientformer.files import write_json
+from efficientformer.files import read_json, write_json
 from efficientformer.pipeline.folder import RunFolder
 
 FORMAT = "efficientformer.front/1"
@@ -13,9 +13,14 @@ FRONT = "front.json"
 _KEPT = ("budget", "budget_ms", "measured_ms", "samples", "verdict", "top1", "images", "params", "macs")
 
 
-def write_front(folder: RunFolder, summaries: Sequence[dict[str, Any]]) -> None:
-    """Write `front.json` into a run's folder."""
-    write_json(folder.file(FRONT), front(summaries))
+def write_front(folder: RunFolder) -> None:
+    """Write `front.json` of all that a run's folder holds, if that is more than one network."""
+    summaries = [read_json(path) for path in sorted(folder.root.glob("*/summary.json"))]
+    if folder.file("summary.json").exists():
+        summaries.append(read_json(folder.file("summary.json")))
+    path = folder.file(FRONT)
+    if len(summaries) > 1 and not (path.exists() and read_json(path) == front(summaries)):
+        write_json(path, front(summaries))
 
 
 def front(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -87,6 +87,15 @@ class Job:
             raise InputError(f"unknown policy {self.policy!r}; known: {', '.join(POLICIES)}")
         if not self.budgets or len(set(map(str, self.budgets))) < len(self.budgets):
             raise InputError("budget: give one or several different ones, such as 4ms,8ms,12ms")
+        if self.sampling.paths == "even" and self.policy == "greedy":
+            raise InputError(
+                "--paths even leaves α unlearnt, which --policy greedy goes by; give another of the two"
+            )
+        if self.target.precision != "fp32":
+            raise InputError(
+                f"target {self.target}: slim finds networks in fp32; then `efficientformer export RUN --to "
+                f"{self.target}` writes its {self.target.precision} file"
+            )
         for side in self.input_sizes:
             check_input_size((side, side))
             if side >= self.input_size:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +68,7 @@ class Plan:
             "space": SearchSpace.from_json(document["space"]),
             "greatest": Measurement.from_json(document["greatest"]),
             "least": Measurement.from_json(document["least"]),
-            "fit": Fit(**document["fit"]),
+            "fit": Fit.from_json(document["fit"]),
         }
         return cls(**fields)
 
@@ -83,59 +82,74 @@ def preflight(
         InputError: if the budget is below what the smallest network takes, the table is another machine's, or
             the images are no longer those the run began with.
     """
-    rows, path = LatencyTable(table, job.target, may_interpolate=True), folder.file("preflight.json")
+    rows, path = LatencyTable(table, job.target), folder.file("preflight.json")
+    rows.check_machine(progress.line)
     if path.exists():
         plan = Plan.from_json(read_json(path))
         if plan.images != split.digest():
             raise InputError(
                 f"{job.data}: its files changed since the run in {folder.root} began; give another --out"
             )
-        rows.fit = plan.fit
         _check_budgets(job, plan, progress)
+        fill(rows, plan.space, progress)
+        rows.fit = plan.fit
         return plan, rows
-    rows.check_machine(progress.line)
-    names = SUPERNETS if job.supernet == "auto" else (job.supernet,)
-    for name in names:
-        plan = _survey(job, name, split, rows, progress)
-        fixed = [plan.budget_ms(budget) for budget in job.budgets if budget.share is None]
-        if not fixed or plan.greatest.median_ms >= ROOM * max(fixed) or plan.least.median_ms > min(fixed):
-            break
+    space, name, receipts = _chosen(job, split, progress)
+    greatest, *_ = whole = list(receipts.values())
+    least = min(whole, key=lambda receipt: receipt.median_ms)
+    plan = Plan(name, space, greatest, least, Fit(), split.digest())
     _check_budgets(job, plan, progress)
+    fill(rows, space, progress)
+    plan = dataclasses.replace(plan, fit=_calibrated(rows, space, receipts, progress))
     return plan, rows
 
 
-def _survey(job: Job, name: str, split: Split, rows: LatencyTable, progress: Progress) -> Plan:
-    """Measure a space: rows for its calibration networks, then those networks whole."""
-    space = job.space(name, len(split.classes))
-    networks = space.between()
-    _fill(rows, space, networks, progress)
-    receipts = measure_untrained(networks, job.target)
-    fit = rows.calibrate(receipts)
-    greatest, least = receipts[networks[0]], receipts[networks[-1]]
-    progress.line(f"   supernet {name}: {least.median_ms:.3f} to {greatest.median_ms:.3f} ms possible")
-    progress.line(
-        f"   calibrated to {len(networks)} networks, relative error {fit.residual:.1%} (root mean square)"
-    )
-    return Plan(name, space, greatest, least, fit, split.digest())
+def _chosen(
+    job: Job, split: Split, progress: Progress
+) -> tuple[SearchSpace, str, dict[Architecture, Measurement]]:
+    """The space that is searched, its name, and receipts of whole networks of it, the largest first."""
+    names = SUPERNETS if job.supernet == "auto" else (job.supernet,)
+    fixed = [budget.resolve(1.0) for budget in job.budgets if budget.share is None]
+    for name in names:
+        space = job.space(name, len(split.classes))
+        networks = tuple(dict.fromkeys((*space.between(), *space.smallest_ones())))
+        receipts = measure_untrained(networks, job.target)
+        greatest, *_ = times = [receipt.median_ms for receipt in receipts.values()]
+        progress.line(f"   supernet {name}: {min(times):.3f} to {greatest:.3f} ms possible")
+        if not fixed or greatest >= ROOM * max(fixed) or min(times) > min(fixed):
+            break
+    return space, name, receipts
 
 
-def _fill(
-    rows: LatencyTable, space: SearchSpace, networks: Sequence[Architecture], progress: Progress
-) -> None:
-    """Rows for every layer of the space: of many widths every other is measured, the rest interpolated."""
+def fill(rows: LatencyTable, space: SearchSpace, progress: Progress) -> None:
+    """Rows for every layer of a space: every other width is measured, the rest interpolated if it can be."""
 
     def told(done: int, total: int) -> None:
         progress.update(done, total, "layers measured")
 
-    rows.fill(networks, told)
+    rows.fill(space.between(), told)
     rows.fill_layers(sub_grid(space.layers(), every=2, roles=("stem", "embed", "block", "head")), told)
-    rows.fill_layers(space.layers(), told)
+    rows.may_interpolate = True
+    rows.fill_layers(space.layers(), told)  # where there are too few to interpolate by
+
+
+def _calibrated(
+    rows: LatencyTable, space: SearchSpace, receipts: dict[Architecture, Measurement], progress: Progress
+) -> Fit:
+    """The table's fit to this space: its own, if `table build` made it for the space."""
+    noted = rows.noted("space")
+    if noted and SearchSpace.from_json(noted["space"]) == space:
+        fit, count = rows.fit, noted["networks"]
+    else:
+        fit, count = rows.calibrate(receipts, keep=noted is None), len(receipts)
+    progress.line(f"   calibrated to {count} networks, relative error {fit.residual:.1%} (root mean square)")
+    return fit
 
 
 def _check_budgets(job: Job, plan: Plan, progress: Progress) -> None:
     for budget in job.budgets:
         if plan.budget_ms(budget) < plan.least.median_ms:
-            smallest, least_ms = plan.space.smallest().compact(), plan.least.median_ms
+            smallest, least_ms = plan.least.model, plan.least.median_ms
             raise InputError(
                 f"budget {budget}: below what the smallest network takes here, {plan.least} on "
                 f"{job.target} ({smallest}); ask for at least {math.ceil(1000 * least_ms) / 1000:.3f}ms "

@@ -21,7 +21,7 @@ from efficientformer.errors import InputError
 from efficientformer.files import read_json, write_json
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.table import LatencyTable
-from efficientformer.model.checkpoint import save_model
+from efficientformer.model.checkpoint import load_model, save_model
 from efficientformer.model.network import EfficientFormer
 from efficientformer.pipeline.contract import BudgetMissedError, Contract
 from efficientformer.pipeline.folder import TABLE, RunFolder
@@ -73,9 +73,7 @@ def slim_to_budgets(
         folder.check(job)
         if summaries := _finished(job, folder):
             progress.line(f"{out}: this run is done already")
-            if world.main:
-                shutil.rmtree(folder.work(""), ignore_errors=True)
-            return summaries
+            return summaries if world.main else []
         split = scan(job.data, job.seed)
         with folder.locked() if world.main else nullcontext():
             return _run(job, split, folder, table or folder.file(TABLE), world, progress)
@@ -94,7 +92,10 @@ def _finished(job: Job, folder: RunFolder) -> list[dict[str, Any]]:
     if not folder.file("job.json").exists():
         return []
     files = [place(folder, budget).file("summary.json") for budget in job.budgets]
-    return [read_json(file) for file in files] if all(file.exists() for file in files) else []
+    if not all(file.exists() for file in files):
+        return []
+    write_front(folder)  # a run may have been stopped just before
+    return [read_json(file) for file in files]
 
 
 def _run(
@@ -103,17 +104,25 @@ def _run(
     with prepared(job, split, folder, table, world, progress) as contract:
         if contract is None:
             return []
-        unslimmed = None
-        if job.train_unslimmed:
-            progress.stage("3/6 training the unslimmed network too, for comparison")
-            unslimmed = contract.team.learn(contract.plan.space.largest, folder)
+        unslimmed = _unslimmed(contract, folder) if job.train_unslimmed else None
+        places = [place(folder, budget) for budget in job.budgets]
         summaries = [
-            _one_budget(contract, budget, place(folder, budget), split, unslimmed) for budget in job.budgets
+            _one_budget(contract, budget, own, split, unslimmed)
+            for budget, own in zip(job.budgets, places, strict=True)
         ]
-        if len(summaries) > 1:
-            write_front(folder, summaries)
-        shutil.rmtree(folder.work(""), ignore_errors=True)
+        write_front(folder)
+        for one in (folder, *places):
+            shutil.rmtree(one.work(""), ignore_errors=True)
         return summaries
+
+
+def _unslimmed(contract: Contract, folder: RunFolder) -> EfficientFormer:
+    """The unslimmed network trained by the same recipe, once for all budgets."""
+    path = folder.file("unslimmed.safetensors")
+    if not path.exists():
+        contract.team.progress.stage("3/6 training the unslimmed network too, for comparison")
+        save_model(path, contract.team.learn(contract.plan.space.largest, folder))
+    return load_model(path)
 
 
 @contextlib.contextmanager
@@ -138,7 +147,7 @@ def prepared(
     images = pictures.decode_all()
     progress.stage(f"3/6 training the supernet {plan.supernet}: {plan.space.largest}")
     supernet = learn_supernet(job, plan.space, images.train, folder, progress, world)
-    team = Team(job, rank(job, supernet, pictures), world, progress)
+    team = Team(job, rank(job, supernet, pictures, folder, world), world, progress)
     with team.gathered() as decides:
         yield _contract(job, folder, plan, rows, team) if decides and rows is not None else None
     if rows is not None:

@@ -175,17 +175,27 @@ class Judge:
         return block_scores(network, architecture, images, architecture.input_size[0])
 
 
-def rank(job: Job, supernet: Supernet, pictures: Pictures) -> Judge:
-    """Rank the channels of every width, once, and be ready to score."""
+def rank(
+    job: Job, supernet: Supernet, pictures: Pictures, folder: RunFolder, world: World | None = None
+) -> Judge:
+    """Rank the channels of every width, once for all processes and starts, and be ready to score."""
     if job.sampling.elastic:
         return Judge(supernet, Ranking(), pictures)  # its best channels come first
+    world, path = world or World(), folder.file("ranking.safetensors")
+    with world.main_first():
+        if not path.exists():
+            save_tensors(path, _ranked(job, supernet, pictures).order, {})
+    return Judge(supernet, Ranking(read_tensors(path)), pictures)
+
+
+def _ranked(job: Job, supernet: Supernet, pictures: Pictures) -> Ranking:
     images, total = pictures.at(job.input_size).train, dict[str, torch.Tensor]()
     for architecture in _of_each_kind(supernet.space):
         network = inherit(supernet, architecture)
         reestimate_batch_norm(network, images, job.input_size)
         for key, scores in channel_scores(network, images, job.input_size).items():
             total[key] = total[key] + scores if key in total else scores
-    return Judge(supernet, Ranking.of(total), pictures)
+    return Ranking.of(total)
 
 
 def _of_each_kind(space: SearchSpace) -> list[Architecture]:

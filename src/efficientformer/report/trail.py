@@ -80,6 +80,8 @@ class Trail:
     @property
     def first_scale(self) -> float:
         """The table's scale when the search began."""
+        if self.steps and self.steps[0].scale:
+            return self.steps[0].scale
         return self.checks[0].scale_before if self.checks else 1.0
 
     @property
@@ -112,7 +114,7 @@ class Trail:
             if isinstance(event, Check):
                 scale = event.scale
             else:
-                factors[event.index] = self.last_scale / scale
+                factors[event.index] = self.last_scale / (event.scale or scale)
         return factors
 
 

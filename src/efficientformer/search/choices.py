@@ -97,6 +97,8 @@ class Choices:
         own = self.space.largest.stages[stage].blocks[position].kind
         can = [own]
         for kind in self.space.paths(stage):
+            if kind == "attention" != own:
+                continue  # no action leads there
             if kind == IDENTITY:
                 reached = self._removable(stage)
             else:

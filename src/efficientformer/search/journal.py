@@ -5,6 +5,7 @@ A line is on disk before the next step begins; a line cut short by a crash is dr
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -56,6 +57,10 @@ class Journal:
                 self.predicted.setdefault(architecture, line["predicted_ms"])
                 self.verified[architecture] = line["measured_ms"]
                 self.scale = line["scale"]
+            elif line.get("event") == "scale":
+                self.scale = line["scale"]
+            elif line.get("event") == "missed":
+                self._forget()
             elif line.get("event") == "found":
                 self.found.append(Found.from_json(line))
 
@@ -79,7 +84,8 @@ class Journal:
         self._write(start.to_json())
 
     def add(self, step: Step) -> None:
-        """Write a step."""
+        """Write a step, with the scale that the table has meanwhile."""
+        step = dataclasses.replace(step, scale=self.scale)
         self.steps.append(step)
         self._write(step.to_json())
 
@@ -109,6 +115,26 @@ class Journal:
                 "scale": scale,
             }
         )
+
+    def rescale(self, architecture: Architecture, predicted_ms: float, scale: float) -> None:
+        """Write the table's scale, set anew by a network measured before."""
+        if scale != self.scale:
+            self.scale = scale
+            line = {"event": "scale", "predicted_ms": predicted_ms, "scale": scale}
+            self._write({**line, "architecture": architecture.to_json()})
+
+    def miss(self, budget_ms: float) -> None:
+        """Write that a budget was missed: what was measured then is not believed by a later start."""
+        self._forget()
+        self._write({"event": "missed", "budget_ms": budget_ms})
+
+    def _forget(self) -> None:
+        self.predicted, self.verified, self.scale, self.found = {}, {}, 1.0, []
+
+    def last_found(self, low_ms: float, high_ms: float) -> Found | None:
+        """What was found last for a window of latencies."""
+        alike = [one for one in self.found if (one.low_ms, one.high_ms) == (low_ms, high_ms)]
+        return alike[-1] if alike else None
 
     def _write(self, event: dict[str, Any]) -> None:
         """Append one line and see it on disk."""
@@ -170,17 +196,26 @@ def tell(journal: Journal, found: Found, path: Path) -> Journal:
     if nearest:
         last = journal.steps[nearest - 1].chosen
     if steps[nearest].parts:
-        predicted = journal.predicted.get(found.architecture, found.predicted_ms)
-        drop = last.accuracy - found.top1
-        option = Option(
-            steps[nearest], predicted, last.predicted_ms - predicted, found.top1, found.loss, drop
-        )
+        its = [line for line in journal._whole_lines() if _is_check_of(found.architecture, line)]
+        before = (journal.steps[nearest - 1].scale if nearest else None) or 1.0
+        predicted, scale = found.predicted_ms, before
+        if its:  # a check's new scale makes prediction and measurement equal: it tells the old one, too
+            predicted, scale = its[0]["predicted_ms"], _scale_before(its[0])
+        saved = last.predicted_ms * scale / before - predicted
+        option = Option(steps[nearest], predicted, saved, found.top1, found.loss, last.accuracy - found.top1)
+        told.scale = scale
         told.add(Step(nearest + 1, option, (), found.architecture))
-        for line in journal._whole_lines():
-            is_its = line.get("event") == "verified" and line["architecture"] == found.architecture.to_json()
-            if is_its:
-                told._write(line)
+        for line in its:
+            told._write(line)
     return Journal(path)
+
+
+def _is_check_of(architecture: Architecture, line: dict[str, Any]) -> bool:
+    return line.get("event") == "verified" and line["architecture"] == architecture.to_json()
+
+
+def _scale_before(line: dict[str, Any]) -> float:
+    return line["predicted_ms"] * line["scale"] / line["measured_ms"]
 
 
 def _is_before(line: dict[str, Any], step: int, kept: set[Architecture]) -> bool:

@@ -114,6 +114,15 @@ def search(
     return found
 
 
+def conclude(policy: str, network: Architecture, problem: Problem, window: Window) -> Found:
+    """A network that needed no search, as what a policy came to."""
+    tally, costs = Tally(problem.book.score), Remembered(problem.costs)
+    begin(problem.space, partial(predicted_ms, costs), tally.score, problem.journal, policy)
+    found = _found(policy, network, costs, window, tally)
+    problem.journal.conclude(found)
+    return found
+
+
 def go_on(found: Found, problem: Problem, window: Window, *, refine: int) -> Found:
     """What was found at another scale of the table, moved into a window by small changes."""
     tally, costs = Tally(problem.book.score), Remembered(problem.costs)
@@ -144,18 +153,19 @@ def _greedy(policy: str, problem: Problem, costs: Costs, window: Window, tally: 
         tolerance=problem.tolerance,
         policy=policy,
     )
-    _count_path(problem.journal, found, importance, tally)
+    scores_importance = policy == "greedy-remeasured" and problem.remeasure is None
+    _count_path(problem.journal, found, importance if scores_importance else None, tally)
     return found
 
 
-def _count_path(journal: Journal, found: Architecture, importance: Importances, tally: Tally) -> None:
+def _count_path(journal: Journal, found: Architecture, importance: Importances | None, tally: Tally) -> None:
     """Count what the steps up to the network found had scored, though a resumed search did not ask again."""
     path = journal.architectures()
     for here, step in zip(path, journal.steps, strict=False):
         if here == found:
             return
         tally.count([option.action.apply(here) for option in (step.chosen, *step.turned_down)])
-        if not isinstance(importance, Importance):
+        if importance is not None and not isinstance(importance, Importance):
             importance(here)  # its scores are in the book
 
 
@@ -166,10 +176,14 @@ def _exact(problem: Problem, costs: Costs, window: Window, tally: Tally) -> Arch
         solved = solve(problem.choices, values, costs, window)
     except EmptyWindowError:
         solved = solve(problem.choices, values, costs, Window(0.0, window.high_ms))
-    steps = greedy_over(problem.choices, values, costs, window.high_ms)
-    rise = values.of(steps[-1].architecture if steps else problem.space.largest)
     told = f"least rise in loss {solved.objective:.4f}, proved down to {solved.bound:.4f}"
-    problem.progress.line(f"   {told}; the greedy choice over the same rises has {rise:.4f}")
+    try:
+        steps = greedy_over(problem.choices, values, costs, window.high_ms)
+        rise = values.of(steps[-1].architecture if steps else problem.space.largest)
+        told += f"; the greedy choice over the same rises has {rise:.4f}"
+    except InputError as error:
+        told += f"; the greedy choice over the same rises: {error}"
+    problem.progress.line(f"   {told}")
     return solved.architecture
 
 

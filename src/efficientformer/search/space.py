@@ -103,6 +103,12 @@ class SearchSpace:
             network = network.with_width(stage, self.narrowest(stage))
         return network.with_input_size(min((self.largest.input_size[0], *self.input_sizes)))
 
+    def smallest_ones(self) -> tuple[Architecture, ...]:
+        """The least network with each activation: which is the fastest, the target decides."""
+        network = self.smallest()
+        activations = dict.fromkeys((network.activation, *self.activations))
+        return tuple(dataclasses.replace(network, activation=one) for one in activations)
+
     def positions(self) -> Iterator[tuple[int, int]]:
         """Every (stage, position), in order of execution."""
         for stage, one in enumerate(self.largest.stages):
@@ -132,7 +138,7 @@ class SearchSpace:
     def sample(self, generator: random.Random) -> Architecture:
         """A random network: of each stage the width and the depth evenly, of each block kind and expansion.
 
-        Attention stays at the end of the network (paper, §3.3), from a random block on.
+        Attention stays at the end of the network (paper, §3.3), from a random block of the largest's on.
         """
         network = self.largest
         for stage, one in enumerate(self.largest.stages):
@@ -155,7 +161,8 @@ class SearchSpace:
         places = [
             (stage, position)
             for stage, position in self.positions()
-            if "attention" in self.paths(stage) and network.stages[stage].blocks[position].kind != IDENTITY
+            if self.largest.stages[stage].blocks[position].kind == "attention"
+            and network.stages[stage].blocks[position].kind != IDENTITY
         ]
         for stage, position in places[len(places) - generator.randint(0, len(places)) :]:
             network = network.with_block(stage, position, "attention")

@@ -59,6 +59,7 @@ class Step:
         turned_down: the others.
         architecture: what it led to, identities in place.
         skipped: the actions preferred to those by importance, which saved too little to count.
+        scale: the latency table's when it was predicted; none in journals of version 0.1.
     """
 
     index: int
@@ -66,6 +67,7 @@ class Step:
     turned_down: tuple[Option, ...]
     architecture: Architecture
     skipped: tuple[Action, ...] = ()
+    scale: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As a journal line."""
@@ -76,6 +78,7 @@ class Step:
             "turned_down": [option.to_json() for option in self.turned_down],
             "architecture": self.architecture.to_json(),
             "skipped": [action.to_json() for action in self.skipped],
+            "scale": self.scale,
         }
 
     @classmethod
@@ -87,6 +90,7 @@ class Step:
             tuple(Option.from_json(option) for option in document["turned_down"]),
             Architecture.from_json(document["architecture"]),
             tuple(map(Action.from_json, document.get("skipped", ()))),  # runs of version 0.1 lack them
+            document.get("scale"),
         )
 
     @property

@@ -83,6 +83,7 @@ def test_a_seed_gives_the_same_split_wherever_the_folder_is(tmp_path: Path) -> N
     here, there = touch(tmp_path / "here", counts), touch(tmp_path / "elsewhere", counts)
     first, again, moved, other = scan(here, 3), scan(here, 3), scan(there, 3), scan(here, 4)
     assert first == again
+    assert first.digest() == moved.digest() != other.digest()
     for part in ("train", "search", "val"):
         assert names(getattr(first, part)) == names(getattr(moved, part))
         assert names(getattr(first, part)) != names(getattr(other, part))
@@ -92,7 +93,7 @@ def test_a_seed_gives_the_same_split_wherever_the_folder_is(tmp_path: Path) -> N
     ("change", "same"),
     [
         (lambda root: (root / "cat" / "notes.txt").touch(), True),
-        (lambda root: (root / "cat" / "000.jpg").write_bytes(b"other content"), True),
+        (lambda root: (root / "cat" / "000.jpg").write_bytes(b"other content"), False),
         (lambda root: (root / "cat" / "another.jpg").touch(), False),
         (lambda root: (root / "cat" / "000.jpg").unlink(), False),
         (lambda root: (root / "cat" / "000.jpg").rename(root / "dog" / "moved.jpg"), False),

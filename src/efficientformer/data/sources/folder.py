@@ -86,16 +86,21 @@ class Split:
         train: for learning weights.
         search: set apart from training, to judge the candidates of a search.
         val: for the final figures alone.
+        root: the folder they lie in.
     """
 
     classes: tuple[str, ...]
     train: tuple[Sample, ...]
     search: tuple[Sample, ...]
     val: tuple[Sample, ...]
+    root: Path
 
     def digest(self) -> str:
-        """Changes if a file is added, removed, or moved to another class or part."""
-        parts = [[[str(path), label] for path, label in part] for part in (self.train, self.search, self.val)]
+        """Changes if a file is added, removed, changed in size, or moved to another class or part."""
+        parts = [
+            [[str(path.relative_to(self.root)), path.stat().st_size, label] for path, label in part]
+            for part in (self.train, self.search, self.val)
+        ]
         return hashlib.sha256(json.dumps([self.classes, parts]).encode()).hexdigest()[:16]
 
 
@@ -110,16 +115,16 @@ def scan(root: Path, seed: int = 0) -> Split:
     train_root = root / "train" if (root / "train").is_dir() else root
     classes = _classes(train_root)
     learn = _samples(train_root, classes)
-    if train_root != root and (root / "val").is_dir():
-        _check_val_classes(root / "val", classes)
-        val = _samples(root / "val", classes)
+    if given := _given_val(root, train_root):
+        _check_val_classes(given, classes)
+        val = _samples(given, classes)
     else:
         learn, val = _part(learn, SHARE_VAL, seed)
     train, search = _part(learn, min(SHARE_SEARCH, MAX_SEARCH / max(1, len(learn))), seed + 1)
     for index, name in enumerate(classes):
         if not any(label == index for _, label in train):
             raise InputError(f"{root}: class {name} has too few images to split; give at least 10 a class")
-    return Split(classes, tuple(train), tuple(search), tuple(val))
+    return Split(classes, tuple(train), tuple(search), tuple(val), root)
 
 
 def open_folder(root: Path, seed: int = 0) -> Parts:
@@ -131,10 +136,9 @@ def open_folder(root: Path, seed: int = 0) -> Parts:
     learn_root = root / "train" if (root / "train").is_dir() else root
     classes = _classes(learn_root)
     learn = _samples(learn_root, classes)
-    given = [root / name for name in VAL_NAMES if (root / name).is_dir()] if learn_root != root else []
-    if given:
-        _check_val_classes(given[0], classes)
-        val = _samples(given[0], classes)
+    if given := _given_val(root, learn_root):
+        _check_val_classes(given, classes)
+        val = _samples(given, classes)
     else:
         learn, val = _part(learn, SHARE_VAL, seed)
     for samples in (learn, val):
@@ -142,6 +146,13 @@ def open_folder(root: Path, seed: int = 0) -> Parts:
             part = "validation" if samples is val else "training"
             raise InputError(f"{root}: class {classes[min(missing)]} has no {part} pictures")
     return Parts(classes, Folder(learn, root), Folder(val, root))
+
+
+def _given_val(root: Path, learn_root: Path) -> Path | None:
+    """The folder of validation pictures, if the user set some apart."""
+    if learn_root == root:
+        return None
+    return next((root / name for name in VAL_NAMES if (root / name).is_dir()), None)
 
 
 def _classes(root: Path) -> tuple[str, ...]:

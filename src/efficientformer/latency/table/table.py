@@ -97,11 +97,17 @@ class LatencyTable(Rows):
         files = combined(weights, self.scale * self.fit.a)
         return self._interval_ms(files), math.hypot(*gaps)
 
-    def calibrate(self, networks: Mapping[Architecture, Measurement]) -> Fit:
-        """Fit factors to whole networks (`fit.py`); the fit and the receipts are kept."""
+    def calibrate(self, networks: Mapping[Architecture, Measurement], *, keep: bool = True) -> Fit:
+        """Fit factors to whole networks (`fit.py`); the receipts are kept.
+
+        Args:
+            networks: whole networks and what they took.
+            keep: whether the fit is kept, too, for whoever opens the file next.
+        """
         self.add_networks(networks)
         self.fit = fitted([(self._parts(one), receipt.median_ms) for one, receipt in networks.items()])
-        self._store.note("fit", dataclasses.asdict(self.fit))
+        if keep:
+            self._store.note("fit", dataclasses.asdict(self.fit))
         return self.fit
 
     def add_networks(self, networks: Mapping[Architecture, Measurement]) -> None:
