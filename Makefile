@@ -24,7 +24,7 @@ demo: $(READY) ## measure this CPU, slim a supernet to a budget, train, export, 
 	$(BIN)/efficientformer demo --out runs/demo
 
 test: lint types ## all tests but those that need an accelerator
-	$(BIN)/python -m pytest -m 'not gpu' --ignore tests/contract --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not gpu' --ignore tests/contract --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m 'not gpu' tests/contract --numprocesses 2 --dist loadgroup
 
 fast: $(READY) ## the tests of minutes, not tens of minutes

@@ -29,6 +29,12 @@ torch.set_num_threads(1)
 MakeImages = Callable[..., Path]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests go first: started last, one of them would keep one process busy alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def export_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Exports are kept in a folder of this run of the tests, never in the user's."""
