@@ -13,6 +13,7 @@ TOLD = {"train_in_python": "% of 360 images"}
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # one of them measures until the machine is quiet
 @pytest.mark.parametrize("program", EXAMPLES, ids=lambda path: path.stem)
 def test_example(program: Path) -> None:
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False)

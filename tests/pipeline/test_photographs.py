@@ -13,6 +13,7 @@ CLASSES, TRAIN, VAL = 3, 60, 20
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1800),  # it measures until the machine is quiet
     pytest.mark.real_data,
     pytest.mark.skipif(not PHOTOS.is_file(), reason=f"the photographs are not here: {PHOTOS.name}"),
 ]

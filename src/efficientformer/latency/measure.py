@@ -47,6 +47,7 @@ def measure(
     min_samples: int = 30,
     sentinel: Turn | None = None,
     pids: Iterable[int] = (),
+    warm_up_s: float = 0.5,
 ) -> dict[str, Measurement]:
     """Time several subjects against each other.
 
@@ -63,10 +64,12 @@ def measure(
         min_samples: the fewest samples of each, whatever the time.
         sentinel: turns of the fixed piece of work.
         pids: processes that the subjects run in, so that they do not count as other programs.
+        warm_up_s: the longest warm-up of each.
     """
+    paces = {name: _warm_up(turn, warm_up_s) for name, turn in subjects.items()}
     turns = {
-        name: max(math.ceil(min_samples / rounds), min(_MOST_SAMPLES, int(seconds / rounds / _warm_up(turn))))
-        for name, turn in subjects.items()
+        name: max(math.ceil(min_samples / rounds), min(_MOST_SAMPLES, int(seconds / rounds / pace)))
+        for name, pace in paces.items()
     }
     collecting, pids = gc.isenabled(), tuple(pids)
     gc.disable()
@@ -187,7 +190,7 @@ def _conditions(
     )
 
 
-def _warm_up(turn: Turn, longest_s: float = 0.5) -> float:
+def _warm_up(turn: Turn, longest_s: float) -> float:
     """Run until two windows agree within 5 %, or time is up; seconds one call then takes."""
     started, before = time.perf_counter(), math.inf
     while True:

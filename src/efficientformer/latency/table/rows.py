@@ -102,7 +102,9 @@ def measure_chains(chains: Sequence[Chain], target: Target) -> dict[str, Measure
             for (name, item), file in zip(traced.items(), files, strict=True)
         }
         guard = in_process(sentinel_work())
-        return measure(subjects, target, rounds=8, seconds=0.15, min_samples=24, sentinel=guard)
+        return measure(
+            subjects, target, rounds=8, seconds=0.15, min_samples=24, sentinel=guard, warm_up_s=0.1
+        )
 
 
 def measure_layers(
