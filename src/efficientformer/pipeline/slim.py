@@ -43,10 +43,10 @@ __all__ = ["BudgetMissedError", "slim", "slim_to_budgets"]
 
 
 def slim(job: Job, out: Path, table: Path | None = None, progress: Progress | None = None) -> dict[str, Any]:
-    """`slim_to_budgets` for a job of one budget; the summary, as written to `summary.json`."""
+    """`slim_to_budgets` for a job of one budget; the summary, empty in all processes but the first."""
     if len(job.budgets) != 1:
         raise InputError(f"{len(job.budgets)} budgets: slim_to_budgets takes several")
-    return slim_to_budgets(job, out, table, progress)[0]
+    return next(iter(slim_to_budgets(job, out, table, progress)), {})
 
 
 def slim_to_budgets(
@@ -73,7 +73,10 @@ def slim_to_budgets(
         folder.check(job)
         if summaries := _finished(job, folder):
             progress.line(f"{out}: this run is done already")
-            return summaries if world.main else []
+            if not world.main:
+                return []
+            write_front(folder)  # it may have been stopped just before
+            return summaries
         split = scan(job.data, job.seed)
         with folder.locked() if world.main else nullcontext():
             return _run(job, split, folder, table or folder.file(TABLE), world, progress)
@@ -94,7 +97,6 @@ def _finished(job: Job, folder: RunFolder) -> list[dict[str, Any]]:
     files = [place(folder, budget).file("summary.json") for budget in job.budgets]
     if not all(file.exists() for file in files):
         return []
-    write_front(folder)  # a run may have been stopped just before
     return [read_json(file) for file in files]
 
 

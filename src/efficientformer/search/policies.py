@@ -1,12 +1,12 @@
 """The search policies by name: one problem, one window, one way to ask any of them.
 
-All see the same actions, importances, latency table and scores, and count what they had scored, so that they
-can be compared at equal cost.
+All see the same actions, latency table and scores, and count what they had scored, so that they can be
+compared at equal cost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -49,7 +49,6 @@ class Problem:
         tolerance: the share of the latency that a greedy step must save more than.
         remeasure: importance of a network of the path, for `greedy-remeasured`; by default what leaving each
             block out adds to the loss, which costs an evaluation a block and step.
-        anchors: further networks around which `exact` measures values.
         progress: told how far it is.
     """
 
@@ -62,7 +61,6 @@ class Problem:
     seed: int = 0
     tolerance: float = TOLERANCE
     remeasure: Callable[[Architecture], Importance] | None = None
-    anchors: Sequence[Architecture] = ()
     progress: Progress = field(default_factory=lambda: Progress(None))
 
     @cached_property
@@ -171,7 +169,7 @@ def _count_path(journal: Journal, found: Architecture, importance: Importances |
 
 def _exact(problem: Problem, costs: Costs, window: Window, tally: Tally) -> Architecture:
     problem.progress.line("   measuring what each single change costs")
-    values = measure_values(problem.choices, tally.score, problem.anchors)
+    values = measure_values(problem.choices, tally.score)
     try:
         solved = solve(problem.choices, values, costs, window)
     except EmptyWindowError:
