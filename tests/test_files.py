@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from efficientformer.files import read_json, write_atomically, write_json
+from efficientformer.files import JsonLines, read_json, write_atomically, write_json
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,16 @@ def test_json_is_written_for_people(tmp_path: Path) -> None:
     assert "größe" in text
     assert text.endswith("}\n")
     assert len(text.splitlines()) > 2
+
+
+def test_lines_grow_whole_and_a_cut_one_is_dropped(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path / "deep" / "lines.jsonl")
+    assert lines.read() == []
+    assert lines.empty
+    lines.append([{"a": 1}, {"b": "é"}])
+    with lines.path.open("ab") as file:
+        file.write(b'{"c"')
+    again = JsonLines(lines.path)
+    assert again.read() == [{"a": 1}, {"b": "é"}]
+    again.append([3])
+    assert JsonLines(lines.path).read() == [{"a": 1}, {"b": "é"}, 3]

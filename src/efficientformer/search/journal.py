@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
-from efficientformer.files import write_atomically
+from efficientformer.files import JsonLines, write_atomically
 from efficientformer.latency.measurement import Measurement
 from efficientformer.search.actions import difference
 from efficientformer.search.steps import FORMAT, Found, Option, Start, Step
@@ -46,7 +45,7 @@ class Journal:
         self.verified: dict[Architecture, float] = {}
         self.scale = 1.0
         self.found: list[Found] = []
-        self._whole_bytes = 0
+        self._lines = JsonLines(path)
         for line in self._whole_lines():
             if line.get("event") == "start":
                 self.start = Start.from_json(line)
@@ -65,13 +64,8 @@ class Journal:
                 self.found.append(Found.from_json(line))
 
     def _whole_lines(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        self._whole_bytes = len(whole)
         try:
-            lines = [json.loads(line) for line in whole.splitlines()]
+            lines = self._lines.read()
             if lines and lines[0].get("format") != FORMAT:
                 raise InputError(f"{self.path}: is no journal of {FORMAT}")
         except (ValueError, AttributeError) as error:
@@ -138,16 +132,8 @@ class Journal:
 
     def _write(self, event: dict[str, Any]) -> None:
         """Append one line and see it on disk."""
-        if not self._writes:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = (json.dumps(event, ensure_ascii=False) + "\n").encode()
-        with self.path.open("ab") as file:
-            file.truncate(self._whole_bytes)  # a last line that was cut short goes
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        self._whole_bytes += len(line)
+        if self._writes:
+            self._lines.append([event])
 
     def architectures(self) -> list[Architecture]:
         """The path of the search: the start and what each step led to."""

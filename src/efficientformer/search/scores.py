@@ -6,8 +6,6 @@ Each score is a JSON line, on disk before the next is asked for; a last line cut
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +13,7 @@ from typing import Any, Protocol
 from efficientformer.architecture import Architecture, Block
 from efficientformer.errors import InputError
 from efficientformer.evaluation.score import Score
+from efficientformer.files import JsonLines
 
 FORMAT = "efficientformer.scores/1"
 
@@ -80,11 +79,11 @@ class ScoreBook:
         self, path: Path | None, score_many: ScoreMany, *, of: str = "", writes: bool = True, batch: int = 16
     ) -> None:
         self.path, self._score_many, self._of, self._batch = path, score_many, of, batch
-        self._writes = writes and path is not None
+        self._writes, self._lines = writes, JsonLines(path) if path else None
         self._known: dict[Architecture, Score] = {}
-        self.evaluations, self._whole_bytes = 0, 0
-        if path is not None and path.exists():
-            self._read(path)
+        self.evaluations = 0
+        if self._lines is not None:
+            self._read(self._lines)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -101,12 +100,10 @@ class ScoreBook:
             self._write([_line(one, self._known[one]) for one in batch])
         return [self._known[one] for one in keys]
 
-    def _read(self, path: Path) -> None:
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        self._whole_bytes = len(whole)
+    def _read(self, book: JsonLines) -> None:
+        path = book.path
         try:
-            head, *lines = [json.loads(line) for line in whole.splitlines()] or [self._head()]
+            head, *lines = book.read() or [self._head()]
             if head["format"] != FORMAT:
                 raise InputError(f"{path}: is no book of scores of {FORMAT}; give another file")
             if head["of"] != self._of:
@@ -124,17 +121,8 @@ class ScoreBook:
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
         """Append lines and see them on disk."""
-        if not self._writes or self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        head = [] if self._whole_bytes else [self._head()]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in [*head, *lines]).encode()
-        with self.path.open("ab") as file:
-            file.truncate(self._whole_bytes)  # a last line that was cut short goes
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        self._whole_bytes += len(text)
+        if self._writes and self._lines is not None:
+            self._lines.append([*([self._head()] if self._lines.empty else []), *lines])
 
 
 def _line(architecture: Architecture, score: Score) -> dict[str, Any]:
