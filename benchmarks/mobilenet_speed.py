@@ -1,0 +1,386 @@
+"""Can a vision transformer be as fast as MobileNet and still be accurate, here?
+
+    python benchmarks/mobilenet_speed.py --data imagenette
+
+For each runtime MobileNetV2 ×1.0's latency is the budget. A network is slimmed to it, and for comparison: the
+plain greedy choice of the paper, L1 uniformly narrowed, random networks of the same space and latency, a
+network made by hand, LeViT of the nearest latency and MobileNetV4-Conv-S. All are timed in one interleaved
+run and trained from scratch by one recipe, --seeds times (random networks once). One supernet serves all
+runtimes. Stopped, it goes on where it was: each result is a file under --out. With --device cuda the
+trainings run there; latencies are the targets'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import statistics
+from collections.abc import Callable, Generator
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from efficientformer.architecture import Architecture
+from efficientformer.data.sources.folder import scan
+from efficientformer.files import read_json, write_atomically, write_json
+from efficientformer.latency.bench import Entry, time_entries
+from efficientformer.latency.budget import Budget
+from efficientformer.latency.machine import fingerprint
+from efficientformer.latency.measurement import Measurement
+from efficientformer.latency.subjects import deployed_peer
+from efficientformer.latency.target import Target
+from efficientformer.latency.untrained import untrained
+from efficientformer.layers import Attention
+from efficientformer.pipeline.contract import Contract
+from efficientformer.pipeline.folder import TABLE, RunFolder
+from efficientformer.pipeline.job import Job
+from efficientformer.pipeline.slim import prepared
+from efficientformer.pipeline.train import train
+from efficientformer.pipeline.train_job import TrainJob
+from efficientformer.presets import PRESETS, pooling
+from efficientformer.progress import Progress
+from efficientformer.search.costs import Window
+from efficientformer.search.draws import Sampling
+from efficientformer.search.journal import Journal
+from efficientformer.search.space import OPEN_KINDS
+from efficientformer.search.variation import Variation
+from efficientformer.training.distributed import World
+from efficientformer.training.logs import read_log
+from efficientformer.training.recipe import Recipe
+from efficientformer.training.recipes import recipe_of
+
+RESULTS = Path(__file__).with_name("results")
+MOBILENET, CONV_S = "timm/mobilenetv2_100", "timm/mobilenetv4_conv_small"
+LEVITS = ("timm/levit_128s", "timm/levit_128", "timm/levit_192", "timm/levit_256")
+BUDGET = "MobileNetV2 ×1.0"
+CLASSES = 10
+LONG = 80  # epochs from which on the recipe is `scratch`'s
+AIM = 0.98  # of MobileNetV2's latency: the network is to be no slower in the run that compares them
+SHARED = ("supernet.safetensors", "ranking.safetensors", "scores.jsonl")
+
+Model = str | Architecture
+
+
+def job_of(options: argparse.Namespace, target: str) -> Job:
+    """The slimming job; its budget is found by measuring."""
+    return Job(
+        options.data,
+        (Budget(share=1.0),),
+        Target.parse(target),
+        input_size=options.input_size,
+        supernet=options.supernet,
+        supernet_epochs=options.supernet_epochs,
+        kinds=OPEN_KINDS,
+        expansions=(2, 3),
+        width_step=8,
+        policy=options.policy,
+        sampling=Sampling(paths=options.paths, elastic=True),
+        precision=options.precision,
+        seed=0,
+        device=options.device,
+    )
+
+
+def entry(model: Model, side: int) -> Entry:
+    """What is timed: a peer, or one of ours with random weights."""
+    network = untrained(model) if isinstance(model, Architecture) else deployed_peer(model, side)
+    return network, (3, side, side)
+
+
+def milliseconds(models: dict[str, Model], target: Target, side: int, **settings: Any) -> dict[str, float]:
+    """Medians of one interleaved run."""
+    receipts = time_entries({name: entry(one, side) for name, one in models.items()}, target, **settings)
+    return {name: receipt.median_ms for name, receipt in receipts.items()}
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """A result, made if it is not there."""
+    if not path.exists():
+        write_json(path, make())
+    return read_json(path)
+
+
+def narrowed_l1(factor: float, side: int) -> Architecture:
+    """L1 with all widths, and the heads of its attention, by one factor; widths in multiples of 8."""
+    network = PRESETS["efficientformer_l1"]
+    heads = max(1, round(factor * network.attention.heads))
+    attention = dataclasses.replace(network.attention, heads=heads)
+    for stage, width in enumerate(network.widths):
+        network = network.with_width(stage, max(8, 8 * round(factor * width / 8)))
+    return dataclasses.replace(
+        network, attention=attention, input_size=(side, side), num_classes=CLASSES, distilled=False
+    )
+
+
+def widest_l1(target: Target, budget_ms: float, side: int) -> Architecture:
+    """The widest narrowed L1 that keeps the budget."""
+    low, high = 4, 64
+    while high - low > 1:
+        middle = (low + high) // 2
+        took = milliseconds({"l1": narrowed_l1(middle / 64, side)}, target, side)["l1"]
+        low, high = (middle, high) if took <= budget_ms else (low, middle)
+    return narrowed_l1(low / 64, side)
+
+
+def made_by_hand(side: int) -> Architecture:
+    """Unified FFN blocks and one attention block, as tried before there was a search."""
+    network = pooling((24, 32, 80, 160), (2, 2, 6, 4), 1)
+    for stage, one in enumerate(network.stages):
+        for position, block in enumerate(one.blocks):
+            if block.kind == "pool":
+                network = network.with_block(stage, position, "ffn")
+    return dataclasses.replace(
+        network,
+        attention=Attention(heads=4, key_dim=16, value_dim=64),
+        input_size=(side, side),
+        num_classes=CLASSES,
+        distilled=False,
+    )
+
+
+def random_networks(contract: Contract, budget_ms: float, count: int) -> list[Architecture]:
+    """Networks of the space, drawn in the window of predicted latency just under the budget."""
+    window = Window(0.95 * budget_ms, 0.99 * budget_ms)
+    variation = Variation(contract.problem().choices, contract.rows, window, random.Random(0))
+    drawn = (variation.sample() for _ in range(100 * count))
+    found = dict.fromkeys(one.compact() for one in drawn if one is not None)
+    return list(found)[:count]
+
+
+def contenders(options: argparse.Namespace, text: str, folder: RunFolder) -> dict[str, Any]:
+    """Every contender under a runtime, a peer's name or an architecture; and how they were found."""
+    target, side = Target.parse(text), options.input_size
+    took = milliseconds({name: name for name in (MOBILENET, *LEVITS)}, target, side, seconds=4.0)
+    budget_ms = AIM * took[MOBILENET]
+    found: dict[str, Any] = {BUDGET: MOBILENET, "MobileNetV4-Conv-S": CONV_S}
+    found["LeViT"] = min(LEVITS, key=lambda name: abs(took[name] - took[MOBILENET]))
+    found["L1, narrowed"] = widest_l1(target, budget_ms, side).to_json()
+    found["made by hand"] = made_by_hand(side).to_json()
+    searched: dict[str, Any] = {}
+    job, world = job_of(options, text), World(device=torch.device(options.device))
+    with _supernet_of_all(options.out, folder):
+        with prepared(job, scan(job.data, 0), folder, folder.file(TABLE), world, Progress()) as contract:
+            if contract is None:
+                raise RuntimeError("one process is always the first")
+            for name, policy in (("plain greedy", "greedy"), ("slimmed", options.policy)):
+                own = dataclasses.replace(
+                    contract,
+                    job=dataclasses.replace(job, policy=policy),
+                    journal=Journal(folder.file(f"search-{policy}.jsonl")),
+                )
+                one = own.find(budget_ms)
+                found[name] = one.architecture.compact().to_json()
+                searched[name] = one.to_json()
+            drawn = random_networks(own, budget_ms, options.random)
+        found |= {f"random {index}": one.to_json() for index, one in enumerate(drawn)}
+    shutil.rmtree(folder.work(""), ignore_errors=True)
+    return {"mobilenet_ms": took[MOBILENET], "contenders": found, "searched": searched}
+
+
+@contextlib.contextmanager
+def _supernet_of_all(place: Path, folder: RunFolder) -> Generator[None]:
+    """The supernet and its scores serve all runtimes: copied from and to one place."""
+    for name in SHARED:
+        if (place / name).exists():
+            write_atomically(folder.file(name), (place / name).read_bytes())
+    yield
+    for name in SHARED:
+        if folder.file(name).exists():
+            write_atomically(place / name, folder.file(name).read_bytes())
+
+
+def models_of(asked: dict[str, Any]) -> dict[str, Model]:
+    """The contenders that `contenders` wrote."""
+    found = asked["contenders"].items()
+    return {name: Architecture.from_json(one) if isinstance(one, dict) else one for name, one in found}
+
+
+def timed(models: dict[str, Model], target: Target, side: int) -> dict[str, Any]:
+    """Receipts of all contenders in one interleaved run."""
+    entries = {name: entry(one, side) for name, one in models.items()}
+    receipts = time_entries(entries, target, rounds=21, seconds=3.0, min_samples=60)
+    return {name: receipt.to_json() for name, receipt in receipts.items()}
+
+
+def folder_of(options: argparse.Namespace, model: Model, seed: int) -> Path:
+    """Where a training is kept: a network that two runtimes share is trained once."""
+    if isinstance(model, Architecture):
+        digest = hashlib.sha256(json.dumps(model.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+        return options.out / "trained" / f"{digest}-{seed}"
+    return options.out / "trained" / f"{model.removeprefix('timm/')}-{seed}"
+
+
+def recipe(options: argparse.Namespace, seed: int) -> Recipe:
+    """How everything is trained."""
+    changes = {
+        "epochs": options.epochs,
+        "warmup_epochs": options.epochs / 10,
+        "input_size": options.input_size,
+        "precision": options.precision,
+        "seed": seed,
+    }
+    return recipe_of("scratch" if options.epochs >= LONG else "short", changes)
+
+
+def learnt(options: argparse.Namespace, model: Model, seed: int, threads: int) -> str:
+    """One training from scratch."""
+    torch.set_num_threads(threads)
+    out = folder_of(options, model, seed)
+    name = model
+    if isinstance(model, Architecture):
+        name = str(out.with_suffix(".json"))
+        write_json(Path(name), model.to_json())
+    job = TrainJob(
+        str(name), options.data, recipe(options, seed), keep="held", device=options.device, logs=()
+    )
+    summary = train(job, out, Progress(None))
+    return f"{model}, seed {seed}: {summary['top1']:.1%}, {summary['seconds']:.0f} s"
+
+
+def train_all(options: argparse.Namespace, models: dict[str, dict[str, Model]]) -> None:
+    """Every training that is not done, first seeds first; several at once on a CPU, a thread each."""
+    asked: dict[Path, tuple[Model, int]] = {}
+    for turn, seed in enumerate(options.seeds):
+        for own in models.values():
+            for name, model in own.items():
+                if turn == 0 or not name.startswith("random"):
+                    asked.setdefault(folder_of(options, model, seed), (model, seed))
+    left = [one for out, one in asked.items() if not (out / "summary.json").exists()]
+    print(f"{len(left)} of {len(asked)} trainings to do", flush=True)
+    processes = options.processes if options.device == "cpu" else 1
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
+        doing = [pool.apply_async(learnt, (options, *one, threads)) for one in left]
+        for one in doing:
+            print(f"{datetime.now():%H:%M:%S} {one.get()}", flush=True)
+
+
+def row(options: argparse.Namespace, name: str, model: Model, times: dict[str, Any]) -> dict[str, Any]:
+    """What was measured of one contender."""
+    receipt, beside = Measurement.from_json(times[name]), Measurement.from_json(times[BUDGET])
+    seeds = options.seeds[:1] if name.startswith("random") else options.seeds
+    folders = [folder_of(options, model, seed) for seed in seeds]
+    runs = [read_json(folder / "summary.json") for folder in folders]
+    curves = [
+        [line["weights/top1"] for line in read_log(folder / "log.jsonl") if line["kind"] == "epoch"]
+        for folder in folders
+    ]
+    return {
+        "name": name,
+        "network": str(model),
+        "architecture": model.to_json() if isinstance(model, Architecture) else None,
+        "median_ms": receipt.median_ms,
+        "interval_ms": list(receipt.interval_ms),
+        "samples": len(receipt.samples_ms),
+        "verdict": receipt.verdict,
+        "ratio": receipt.median_ms / beside.median_ms,
+        "params": runs[0]["params"],
+        "seeds": seeds,
+        "top1": [run["top1"] for run in runs],
+        "top1_by_epoch": curves,
+        "images": runs[0]["images"],
+        "seconds": [run["seconds"] for run in runs],
+    }
+
+
+def spread_of(top1: list[float]) -> str:
+    """A mean, and the least and the greatest where there are several."""
+    mean = f"{statistics.fmean(top1):.1%}"
+    return mean if len(top1) == 1 else f"{mean} ({min(top1):.1%} to {max(top1):.1%})"
+
+
+def page(document: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    asked, machine = document["asked"], document["machine"]
+    lines = [
+        "# MobileNet speed, here",
+        "",
+        f"{machine['processor']}, {machine['cores']} cores, latencies with one thread; "
+        f"{document['date'][:10]}. Imagenette at {asked['input_size']} px from scratch, {asked['epochs']} "
+        f"epochs, {asked['precision']}, trained on {asked['device']}, seeds "
+        f"{', '.join(map(str, asked['seeds']))}. Supernet {asked['supernet']}, {asked['supernet_epochs']} "
+        f"epochs, paths {asked['paths']}, elastic; slimmed by the policy {asked['policy']}. Latencies of a "
+        "runtime are of one interleaved run. Top-1 of all 3,925 validation images after the last epoch: mean "
+        "of the seeds (least to greatest).",
+    ]
+    for target, rows in document["runtimes"].items():
+        drawn = [one for one in rows if one["name"].startswith("random")]
+        best = max(drawn, key=lambda one: one["top1"][0], default=None)
+        lines += [
+            "",
+            f"## {target}",
+            "",
+            "| | ms | times MobileNetV2 | n | verdict | parameters | top-1 | seeds |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for one in rows:
+            if one in drawn and one is not best:
+                continue
+            name = f"best of {len(drawn)} random networks" if one is best else one["name"]
+            lines.append(
+                f"| {name} | {one['median_ms']:.3f} | {one['ratio']:.2f} | {one['samples']} | "
+                f"{one['verdict']} | {one['params'] / 1e6:.2f} M | {spread_of(one['top1'])} | "
+                f"{len(one['seeds'])} |"
+            )
+        lines += ["", *(f"- {one['name']}: `{one['network']}`" for one in rows if one not in drawn)]
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    """Search, time, train, collect, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/mobilenet-speed"))
+    parser.add_argument("--targets", default="onnxruntime,openvino,tflite")
+    parser.add_argument("--input-size", type=int, default=96)
+    parser.add_argument("--supernet", default="s")
+    parser.add_argument("--supernet-epochs", type=int, default=20)
+    parser.add_argument("--paths", default="sampled")
+    parser.add_argument("--policy", default="exact")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=lambda text: list(map(int, text.split(","))), default=[0, 1, 2])
+    parser.add_argument("--random", type=int, default=10, help="random networks for each runtime")
+    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="trainings at once, on a CPU")
+    options = parser.parse_args()
+    asked, times, models = {}, {}, {}
+    for text in options.targets.split(","):
+        folder, target = RunFolder(options.out / text.replace(":", "-")), Target.parse(text)
+        folder.root.mkdir(parents=True, exist_ok=True)
+        make = partial(contenders, options, text, folder)
+        asked[text] = kept(folder.file("contenders.json"), make)
+        models[text] = models_of(asked[text])
+        make = partial(timed, models[text], target, options.input_size)
+        times[text] = kept(folder.file("latency.json"), make)
+    train_all(options, models)
+    document = {
+        "format": "efficientformer.mobilenet-speed/1",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": fingerprint(Target()),
+        "asked": {key: value for key, value in vars(options).items() if key not in ("data", "out")},
+        "recipe": recipe(options, options.seeds[0]).to_json(),
+        "searched": {text: one["searched"] for text, one in asked.items()},
+        "runtimes": {
+            text: [row(options, name, model, times[text]) for name, model in own.items()]
+            for text, own in models.items()
+        },
+    }
+    name = f"mobilenet_speed-{options.epochs}"
+    write_json(RESULTS / f"{name}.json", document)
+    write_atomically(RESULTS / f"{name}.md", page(document))
+    print(page(document))
+
+
+if __name__ == "__main__":
+    main()
