@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from efficientformer.errors import InputError
-from efficientformer.layers import BLOCKS, EMBEDS, HEADS, KINDS, MAX_POSITIONS, Attention, Layer, Macs
+from efficientformer.layers import BLOCKS, EMBEDS, HEADS, KINDS, MAX_POSITIONS, STEMS, Attention, Layer, Macs
 
 FORMAT = "efficientformer.architecture/1"
 STRIDE = 32
@@ -69,6 +69,7 @@ class Architecture:
         attention: heads and dimensions of every block that attends.
         embed_attention: the same of every down-sampling that attends.
         stem_activation: the stem's [code: ReLU, V2 GELU].
+        stem: `stem` (two 3×3 convolutions of stride 2), or `stem_patch` (one of 4×4 and stride 4).
         head: `head` (LayerNorm over tokens), or V2's `head2d` (batch norm over the map).
         global_pool: `avg`, or empty for outputs at every position.
 
@@ -85,6 +86,7 @@ class Architecture:
     attention: Attention = BLOCK_ATTENTION
     embed_attention: Attention = EMBED_ATTENTION
     stem_activation: str = "relu"
+    stem: str = "stem"
     head: str = "head"
     global_pool: str = "avg"
 
@@ -128,7 +130,7 @@ class Architecture:
     def named_layers(self) -> list[tuple[str, Layer]]:
         """The same with names: `stem`, `stages.2.embed`, `stages.2.blocks.1`, `head`, …"""
         stem = Layer(
-            "stem", self.in_channels, self.widths[0], *self.input_size, activation=self.stem_activation
+            self.stem, self.in_channels, self.widths[0], *self.input_size, activation=self.stem_activation
         )
         named = [("stem", stem)]
         for index, stage in enumerate(self.stages):
@@ -220,7 +222,8 @@ class Architecture:
 
     def __str__(self) -> str:
         drawn = " ".join(f"{s.width}:{''.join(KINDS[b.kind].mark for b in s.blocks)}" for s in self.stages)
-        return f"{drawn} @{self.input_size[0]}×{self.input_size[1]}"
+        stem = "" if self.stem == "stem" else f"{self.stem} "
+        return f"{stem}{drawn} @{self.input_size[0]}×{self.input_size[1]}"
 
 
 def _validate(architecture: Architecture) -> None:
@@ -230,6 +233,7 @@ def _validate(architecture: Architecture) -> None:
     for name, value, known in (
         ("activation", architecture.activation, ACTIVATIONS),
         ("stem activation", architecture.stem_activation, ACTIVATIONS),
+        ("stem", architecture.stem, STEMS),
         ("head", architecture.head, HEADS),
         ("global_pool", architecture.global_pool, ("avg", "")),
     ):

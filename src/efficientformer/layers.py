@@ -188,6 +188,14 @@ def _stem_macs(layer: Layer) -> Macs:
     return Macs(9 * (pixels // 4 * layer.in_width * half + pixels // 16 * half * layer.out_width))
 
 
+def _stem_patch_params(layer: Layer) -> int:
+    return _conv_bn(layer.in_width, layer.out_width, 4)
+
+
+def _stem_patch_macs(layer: Layer) -> Macs:
+    return Macs(_pixels(layer) * layer.in_width * layer.out_width)  # each pixel is in one patch
+
+
 def _embed_params(layer: Layer) -> int:
     return _conv_bn(layer.in_width, layer.out_width, 3)
 
@@ -285,6 +293,7 @@ def _head_macs(layer: Layer) -> Macs:
 
 KINDS: dict[str, LayerKind] = {
     "stem": LayerKind("map", "stem", _stem_params, _stem_macs),
+    "stem_patch": LayerKind("map", "stem", _stem_patch_params, _stem_patch_macs),
     "embed": LayerKind("map", "embed", _embed_params, _embed_macs),
     "embed_attention": LayerKind(
         "map", "embed", _embed_attention_params, _embed_attention_macs, key_stride=1
@@ -306,4 +315,5 @@ def kinds_of(role: Role) -> tuple[str, ...]:
     return tuple(kind for kind, facts in KINDS.items() if facts.role == role)
 
 
-BLOCKS, EMBEDS, HEADS = kinds_of("block"), kinds_of("embed"), kinds_of("head")
+STEMS, EMBEDS = kinds_of("stem"), kinds_of("embed")
+BLOCKS, HEADS = kinds_of("block"), kinds_of("head")

@@ -388,6 +388,7 @@ HOMELESS = {
     "no attention": changed(L1, (3, 3, "pool")),
     "a pooling block behind attention": changed(L1, (3, 2, "attention"), (3, 3, "pool")),
     "a hole": changed(L1, (0, 1, "identity")),
+    "another stem": changed(L1, stem="stem_patch"),
     "the other paper's block": changed(L1, (1, 0, "ffn")),
     "the other paper's head": changed(L1, head="head2d"),
     "the other paper's embedding": with_embeds(PRESETS[L1], "embed", "embed", "embed_attention"),

@@ -65,10 +65,11 @@ def test_a_network_with_an_emptied_stage_is_not_of_the_space() -> None:
     assert not CHOICES.holds(SPACE.largest.compact().with_width(0, 24))
 
 
-def test_activation_and_input_size_are_places_too() -> None:
-    space = dataclasses.replace(SPACE, activations=("relu",), input_sizes=(32,))
+def test_activation_stem_and_input_size_are_places_too() -> None:
+    space = dataclasses.replace(SPACE, activations=("relu",), stems=("stem_patch",), input_sizes=(32,))
     places = Choices(space).places
     assert places[Place("activation")] == ("gelu", "relu")
+    assert places[Place("stem")] == ("stem", "stem_patch")
     assert places[Place("input_size")] == (64, 32)
     assert Choices(space, PAPER_ACTIONS).places[Place("input_size")] == (64,)
     assert Place("input_size").put(space.largest, 32).input_size == (32, 32)

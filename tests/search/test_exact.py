@@ -32,6 +32,9 @@ SMALL = {
         activations=("relu",),
         input_sizes=(32,),
     ),
+    "stems": SearchSpace(
+        network((48, "PP"), (16, "P"), (16, "P"), (32, "A")), expansions=(2,), stems=("stem_patch",)
+    ),
     "no block may go": SearchSpace(
         network((32, "PP"), (16, "PP"), (16, "PA"), (32, "AA")), ("pool", "ffn", "attention"), min_depth=2
     ),
@@ -67,11 +70,11 @@ def everything(space: SearchSpace) -> Iterator[Architecture]:
                 dataclasses.replace(stage, width=width, blocks=row)
                 for stage, width, row in zip(largest.stages, widths, stages, strict=True)
             )
-            for activation, side in itertools.product(
-                (largest.activation, *space.activations), sorted(sides)
+            for activation, stem, side in itertools.product(
+                (largest.activation, *space.activations), (largest.stem, *space.stems), sorted(sides)
             ):
                 yield dataclasses.replace(
-                    largest, stages=built, activation=activation, input_size=(side, side)
+                    largest, stages=built, activation=activation, stem=stem, input_size=(side, side)
                 )
 
 

@@ -45,8 +45,8 @@ def test_a_narrowed_network_takes_the_kept_channels_of_every_axis(supernet: Supe
     assert network.architecture == narrow.compact()
     embed, source = network.get_submodule("stages.1.embed.conv"), supernet.embeds[0].conv
     assert torch.equal(embed.weight, source.weight[16:, 16:])  # 64 → 48 and 32 → 16, the last ones
-    assert torch.equal(network.stem.conv1.weight, supernet.stem.conv1.weight[8:])
-    assert torch.equal(network.stem.conv2.weight, supernet.stem.conv2.weight[16:, 8:])
+    assert torch.equal(network.stem.conv1.weight, supernet.stems["stem"].conv1.weight[8:])
+    assert torch.equal(network.stem.conv2.weight, supernet.stems["stem"].conv2.weight[16:, 8:])
     block = network.get_submodule("stages.3.blocks.0")
     whole = supernet.part("stages.3.blocks.0", "attention")
     assert torch.equal(block.mlp.fc1.weight, whole.mlp.fc1.weight[256:, 64:])

@@ -26,6 +26,7 @@ OPEN = supernet_space(
     kinds=("pool", "ffn", "attention"),
     expansions=(2,),
     activations=("relu",),
+    stems=("stem_patch",),
     input_sizes=(32,),
 )
 IMPORTANCE = Importance(((3.0, 1.0), (2.0, 4.0), (1.5, 6.0, 2.5, 5.0), (7.0, 0.5, 8.0)))

@@ -37,6 +37,7 @@ def slim(
     kinds: str = ",".join(Job.kinds),
     expansions: str = "",
     activations: str = "",
+    stems: str = "",
     input_sizes: str = "",
     width_step: int = Job.width_step,
     policy: str = Job.policy,
@@ -75,6 +76,7 @@ def slim(
         kinds: of blocks to choose from: pool and attention are the paper's, ffn is EfficientFormerV2's.
         expansions: that a block's MLP may be narrowed to, such as 2,3.
         activations: that all blocks may have instead of GELU, such as relu,hardswish.
+        stems: to choose from beside the two 3×3 convolutions: stem_patch, one convolution of 4×4 patches.
         input_sizes: smaller sides of images to consider, in pixels.
         width_step: channels a stage is narrowed by at once.
         policy: greedy (the paper's), greedy-remeasured, exact (integer programming), evolution, or random.
@@ -106,6 +108,7 @@ def slim(
         kinds=_names(kinds),
         expansions=_numbers("expansions", expansions),
         activations=_names(activations),
+        stems=_names(stems),
         input_sizes=_numbers("input-sizes", input_sizes),
         width_step=width_step,
         policy=policy,

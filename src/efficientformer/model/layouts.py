@@ -167,6 +167,8 @@ def family(architecture: Architecture) -> Family | None:
     stem = {"head": "relu", "head2d": "gelu"}[architecture.head]
     if (architecture.activation, architecture.stem_activation) != ("gelu", stem):
         return None  # no entry would show it
+    if architecture.stem != "stem":
+        return None
     outside = [stage.embed for stage in architecture.stages[1:]] + [architecture.head]
     attends = rows[3].count("attention")  # at least one: without, the authors' code has another head
     if outside == ["embed", "embed", "embed", "head"] and attends:

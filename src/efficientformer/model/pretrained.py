@@ -128,7 +128,7 @@ def pretrained_cfg(architecture: Architecture, name: str = "") -> dict[str, Any]
         "crop_pct": weights.crop if weights else 0.95,
         "mean": MEAN,
         "std": STD,
-        "first_conv": "stem.conv1",
+        "first_conv": "stem.conv1" if architecture.stem == "stem" else "stem.conv",
         "classifier": ("head.classifier", "head.distillation")
         if architecture.distilled
         else "head.classifier",

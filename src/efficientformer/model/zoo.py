@@ -155,6 +155,7 @@ def _is_first_convolution(name: str) -> bool:
     return name.endswith(
         (
             "stem.conv1.weight",
+            "stem.conv.weight",
             "patch_embed.0.weight",
             "stem.conv1.conv.weight",
             "patch_embed.convolution1.weight",

@@ -37,6 +37,7 @@ class Job:
         kinds: of blocks: `pool` and `attention` are the paper's, `ffn` is EfficientFormerV2's.
         expansions: that a block's MLP may be narrowed to.
         activations: that may take the place of GELU.
+        stems: that may take the place of the two 3×3 convolutions.
         input_sizes: smaller sides that images may have.
         width_step: what a stage is narrowed by at once.
         policy: how the space is searched (`search.policies.POLICIES`).
@@ -62,6 +63,7 @@ class Job:
     kinds: tuple[str, ...] = PAPER_KINDS
     expansions: tuple[int, ...] = ()
     activations: tuple[str, ...] = ()
+    stems: tuple[str, ...] = ()
     input_sizes: tuple[int, ...] = ()
     width_step: int = SearchSpace.width_step
     policy: str = "greedy"
@@ -132,6 +134,7 @@ class Job:
             kinds=self.kinds,
             expansions=self.expansions,
             activations=self.activations,
+            stems=self.stems,
             input_sizes=self.input_sizes,
             width_step=self.width_step,
         )

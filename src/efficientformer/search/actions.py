@@ -18,10 +18,11 @@ ActionKind = Literal[
     "replace_block",
     "narrow_mlp",
     "change_activation",
+    "change_stem",
     "shrink_input",
     "several",
 ]
-ACTIONS: tuple[ActionKind, ...] = get_args(ActionKind)[:7]
+ACTIONS: tuple[ActionKind, ...] = get_args(ActionKind)[:-1]
 """What a step of slimming can be; `several` stands for what another search found at once."""
 PAPER_ACTIONS = ACTIONS[:3]
 
@@ -33,9 +34,9 @@ class Action:
     Attributes:
         kind: `remove_block` puts the identity in a position, `remove_attention` another block for the first
             attention block, `narrow_stage` takes channels from a stage; beyond the paper `replace_block` puts
-            a cheaper kind in a position, `narrow_mlp` takes hidden channels from a block, `change_activation`
-            and `shrink_input` are of the whole network. `several` is any number of them, in order; there they
-            may also give back what was taken.
+            a cheaper kind in a position, `narrow_mlp` takes hidden channels from a block;
+            `change_activation`, `change_stem` and `shrink_input` are of the whole network. `several` is any
+            number of them, in order; there they may also give back what was taken.
         stage: counted from 0; -1 for the whole network.
         position: of the block in its stage; -1 where there is none.
         width: the stage's new width; 0 unless narrowing.
@@ -43,6 +44,7 @@ class Action:
         block: the new kind of block; empty where it is left open, which means pooling.
         expansion: the block's new expansion; 0 for none.
         activation: the new activation; empty for none.
+        stem: the new kind of stem; empty for none.
         input_size: the new side of images in pixels; 0 for none.
         parts: of `several`.
     """
@@ -55,6 +57,7 @@ class Action:
     block: str = ""
     expansion: int = 0
     activation: str = ""
+    stem: str = ""
     input_size: int = 0
     parts: tuple[Action, ...] = ()
 
@@ -71,6 +74,8 @@ class Action:
                 return architecture.with_expansion(self.stage, self.position, self.expansion)
             case "change_activation":
                 return dataclasses.replace(architecture, activation=self.activation)
+            case "change_stem":
+                return dataclasses.replace(architecture, stem=self.stem)
             case "shrink_input":
                 return architecture.with_input_size(self.input_size)
             case "several":
@@ -106,13 +111,21 @@ class Action:
                 return f"{block}: expansion {self.expansion}"
             case "change_activation":
                 return f"activation {self.activation}"
+            case "change_stem":
+                return f"stem → {_NAMES[self.stem]}"
             case "shrink_input":
                 return f"images of {self.input_size}×{self.input_size}"
             case "several":
                 return "; ".join(map(str, self.parts))
 
 
-_NAMES = {"pool": "pooling", "ffn": "unified FFN", "attention": "attention"}
+_NAMES = {
+    "pool": "pooling",
+    "ffn": "unified FFN",
+    "attention": "attention",
+    "stem": "two 3×3 convolutions",
+    "stem_patch": "patches of 4×4",
+}
 
 
 def difference(before: Architecture, after: Architecture) -> Action:
@@ -128,6 +141,8 @@ def difference(before: Architecture, after: Architecture) -> Action:
                 parts.append(Action("narrow_mlp", stage, position, expansion=block.expansion))
     if before.activation != after.activation:
         parts.append(Action("change_activation", -1, activation=after.activation))
+    if before.stem != after.stem:
+        parts.append(Action("change_stem", -1, stem=after.stem))
     if before.input_size != after.input_size:
         parts.append(Action("shrink_input", -1, input_size=after.input_size[0]))
     return Action("several", -1, parts=tuple(parts))
@@ -222,6 +237,12 @@ def _activations(architecture: Architecture, _: Importance, space: SearchSpace) 
                 yield Action("change_activation", -1, activation=activation)
 
 
+def _stems(architecture: Architecture, _: Importance, space: SearchSpace) -> Iterator[Action]:
+    if architecture.stem == space.largest.stem:
+        for stem in space.every_stem[1:]:
+            yield Action("change_stem", -1, stem=stem)
+
+
 def _inputs(architecture: Architecture, _: Importance, space: SearchSpace) -> Iterator[Action]:
     for side in sorted(space.input_sizes, reverse=True):
         if side < architecture.input_size[0]:
@@ -235,5 +256,6 @@ _FINDERS: dict[ActionKind, Callable[[Architecture, Importance, SearchSpace], Ite
     "replace_block": _replacements,
     "narrow_mlp": _mlps,
     "change_activation": _activations,
+    "change_stem": _stems,
     "shrink_input": _inputs,
 }

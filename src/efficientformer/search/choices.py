@@ -1,7 +1,8 @@
 """The places of a network where something is chosen, and what: the space as most policies see it.
 
-A place is a stage's width, a position's kind or expansion, the activation or the input size. A network of the
-space is one choice at every place such that attention stays at the end (paper, §3.3) and no stage is emptied.
+A place is a stage's width, a position's kind or expansion, the activation, the stem or the input size. A
+network of the space is one choice at every place such that attention stays at the end (paper, §3.3) and no
+stage is emptied.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from efficientformer.search.actions import ACTIONS, ActionKind
 from efficientformer.search.space import IDENTITY, SearchSpace
 
 Choice = int | str
-What = Literal["width", "kind", "expansion", "activation", "input_size"]
+What = Literal["width", "kind", "expansion", "activation", "stem", "input_size"]
+WHOLE: tuple[What, ...] = ("activation", "stem", "input_size")
+"""What is of the whole network, and changes more than one layer's neighbourhood."""
 
 
 class Place(NamedTuple):
@@ -35,6 +38,8 @@ class Place(NamedTuple):
                 return network.widths[self.stage]
             case "activation":
                 return network.activation
+            case "stem":
+                return network.stem
             case "input_size":
                 return network.input_size[0]
         block = network.stages[self.stage].blocks[self.position]
@@ -51,6 +56,8 @@ class Place(NamedTuple):
                 return network.with_expansion(self.stage, self.position, int(choice))
             case "activation":
                 return dataclasses.replace(network, activation=str(choice))
+            case "stem":
+                return dataclasses.replace(network, stem=str(choice))
             case "input_size":
                 return network.with_input_size(int(choice))
 
@@ -74,7 +81,7 @@ class Choices:
     @cached_property
     def places(self) -> dict[Place, tuple[Choice, ...]]:
         """Every place with its choices: the largest network's first, sizes in falling order."""
-        space, largest = self.space, self.space.largest
+        space = self.space
         found: dict[Place, tuple[Choice, ...]] = {}
         for stage in range(4):
             found[Place("width", stage)] = self._if("narrow_stage", space.widths(stage))
@@ -82,11 +89,9 @@ class Choices:
             found[Place("kind", stage, position)] = self._kinds(stage, position)
             expansions = self._if("narrow_mlp", space.expansions_of(stage, position))
             found[Place("expansion", stage, position)] = expansions
-        activations = tuple(dict.fromkeys((largest.activation, *space.activations)))
-        side = largest.input_size[0]
-        sides = (side, *sorted({one for one in space.input_sizes if one < side}, reverse=True))
-        found[Place("activation")] = self._if("change_activation", activations)
-        found[Place("input_size")] = self._if("shrink_input", sides)
+        found[Place("activation")] = self._if("change_activation", space.every_activation)
+        found[Place("stem")] = self._if("change_stem", space.every_stem)
+        found[Place("input_size")] = self._if("shrink_input", space.every_side)
         return found
 
     def _if(self, action: ActionKind, choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
@@ -150,13 +155,13 @@ class Choices:
         """Networks one small change away, larger or smaller, in a fixed order.
 
         A stage one step wider or narrower, a block's next expansion up or down, a position of another kind,
-        restored or left out. Activation and input size, which change every layer, stay.
+        restored or left out. What is of the whole network stays.
         """
         return [one for one in self._changed(network) if self.keeps_shape(one)]
 
     def _changed(self, network: Architecture) -> Iterator[Architecture]:
         for place, choices in self.places.items():
-            if place.what in ("activation", "input_size") or place.idle(network):
+            if place.what in WHOLE or place.idle(network):
                 continue
             now, near = place.of(network), choices
             if now not in choices:

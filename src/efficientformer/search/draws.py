@@ -51,7 +51,7 @@ class Draw:
     Attributes:
         weights: of each stage's paths: (positions, choices), the identity last.
         chosen: of each stage the path that each position takes alone; empty where all are mixed.
-        frame: its widths and expansions; the kinds of its blocks say nothing.
+        frame: its stem, widths and expansions; the kinds of its blocks say nothing.
     """
 
     weights: Sequence[Tensor]
@@ -74,7 +74,10 @@ def draw(
     """
     number = seed * 1_000_003 + step
     generator = torch.Generator().manual_seed(number)
-    frame = _frame(space, random.Random(number), step) if sampling.elastic else space.largest
+    chance = random.Random(number)
+    frame = _frame(space, chance, step) if sampling.elastic else space.largest
+    if len(space.every_stem) > 1:  # each as often: they share nothing
+        frame = dataclasses.replace(frame, stem=chance.choice(space.every_stem))
     if sampling.paths == "even":
         even = [torch.rand(alpha.shape, generator=generator) for alpha in alphas]
         return Draw([torch.ones_like(one) for one in even], _chosen(even), frame)

@@ -1,15 +1,15 @@
 """The best network of a latency window by integer programming, over additive values and the table's costs.
 
-One mixed-integer program (`integer_program.py`) for each activation and input size, and the best of them.
+One mixed-integer program (`integer_program.py`) for each activation, stem and input size; the best of them.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 from dataclasses import dataclass
 
 from efficientformer.architecture import Architecture
-from efficientformer.search.choices import Choices, Place
+from efficientformer.search.choices import WHOLE, Choices, Place
 from efficientformer.search.costs import Costs, EmptyWindowError, Window, predicted_ms
 from efficientformer.search.integer_program import Program
 from efficientformer.search.space import IDENTITY
@@ -53,12 +53,13 @@ def solve(choices: Choices, values: Values, costs: Costs, window: Window) -> Exa
     """
     solved: list[Architecture] = []
     bounds: list[float] = []
-    for activation in choices.places[Place("activation")]:
-        for side in choices.places[Place("input_size")]:
-            base = dataclasses.replace(choices.space.largest, activation=str(activation))
-            found, bound = Program(choices, values, costs, base.with_input_size(int(side))).solve(window)
-            bounds.append(bound)
-            solved += [found] if found and window.holds(predicted_ms(costs, found)) else []
+    for whole in itertools.product(*(choices.places[Place(what)] for what in WHOLE)):
+        base = choices.space.largest
+        for what, choice in zip(WHOLE, whole, strict=True):
+            base = Place(what).put(base, choice)
+        found, bound = Program(choices, values, costs, base).solve(window)
+        bounds.append(bound)
+        solved += [found] if found and window.holds(predicted_ms(costs, found)) else []
     if not solved:
         raise EmptyWindowError(window)
     network = min(solved, key=values.of)
@@ -74,8 +75,8 @@ def _larger_at_no_cost(
     for place, can in reversed(choices.places.items()):  # attention is restored from the end on
         now = place.of(network)
         larger = can[: can.index(now)] if now in can else ()
-        if place.what == "kind" and now != IDENTITY:
-            larger = larger[:1]  # other kinds are not in order
+        if place.what in ("activation", "stem") or (place.what == "kind" and now != IDENTITY):
+            larger = larger[:1]  # the others are not in order
         for choice in larger:
             other = place.put(network, choice)
             no_worse = values.of(other) <= values.of(network) + 1e-12

@@ -126,8 +126,8 @@ def _gated(network: EfficientFormer) -> list[tuple[str, int, nn.Module, int]]:
     for name, layer, module in network.named_modules_of_layers():
         if layer.kind == "stem":
             gated.append(("stem", layer.out_width // 2, module.get_submodule("norm1"), 1))
-        if layer.kind in ("stem", "embed") or KINDS[layer.kind].role == "block":
-            stage = 0 if layer.kind == "stem" else int(name.split(".")[1])
+        if KINDS[layer.kind].role != "head":
+            stage = 0 if name == "stem" else int(name.split(".")[1])
             gated.append((f"stage.{stage}", layer.out_width, module, _channel_axis(layer)))
         if KINDS[layer.kind].role == "block":
             hidden = layer.expansion * layer.in_width

@@ -22,7 +22,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from efficientformer.architecture import Architecture, Block
-from efficientformer.search.choices import Choices, Place
+from efficientformer.search.choices import WHOLE, Choices, Place
 from efficientformer.search.costs import Costs, Window
 from efficientformer.search.space import IDENTITY
 from efficientformer.search.values import Values
@@ -52,22 +52,20 @@ class _Columns:
 
 
 class Program:
-    """The program of one activation and input size.
+    """The program of one activation, stem and input size.
 
     Args:
         choices: what each place can have.
         values: of each choice.
         costs: of each layer.
-        base: the largest network, with the activation and input size.
+        base: the largest network, with these.
     """
 
     def __init__(self, choices: Choices, values: Values, costs: Costs, base: Architecture) -> None:
         self._choices, self._values, self._costs, self._base = choices, values, costs, base
         self._columns = _Columns()
         self._rows: list[tuple[dict[int, float], float, float]] = []
-        self._whole = sum(
-            values.rises[place][place.of(base)] for place in (Place("activation"), Place("input_size"))
-        )
+        self._whole = sum(values.rises[place][place.of(base)] for place in map(Place, WHOLE))
         self._y = [self._widths(stage) for stage in range(4)]
         self._z = {(stage, position): self._options(stage, position) for stage, position in self._positions()}
         for stage in range(4):

@@ -33,6 +33,7 @@ _AXES: dict[str, dict[str, tuple[Axis, ...]]] = {
         "norm1": ("half",),
         "conv2.weight": ("out", "half"),
     },
+    "stem_patch": {"conv.weight": ("out",)},
     "embed": {"conv.weight": ("out", "in")},
     "pool": _MLP,
     "ffn": {
@@ -83,8 +84,8 @@ def kept_channels(name: str, layer: Layer, keep: Callable[[str, int], Tensor | N
             channels, which ones; None for all.
     """
     widths = {"stem": ("", "stage.0"), "head": ("stage.3", "")}
-    if layer.kind in widths:
-        above, own = widths[layer.kind]
+    if name in widths:
+        above, own = widths[name]
     else:
         stage = int(name.split(".")[1])
         own = f"stage.{stage}"

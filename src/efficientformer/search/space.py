@@ -11,7 +11,7 @@ from typing import Any
 
 from efficientformer.architecture import ACTIVATIONS, Architecture
 from efficientformer.errors import InputError
-from efficientformer.layers import Attention, Layer
+from efficientformer.layers import STEMS, Attention, Layer
 from efficientformer.presets import pooling
 
 ATTENTION_STAGES = (2, 3)  # paper, §3.3: attention only where tokens are few
@@ -31,6 +31,7 @@ class SearchSpace:
         kinds: of blocks, beside the identity; `attention` is a choice in the last two stages only.
         expansions: what a block's MLP may be narrowed to, beside the largest's; empty: it stays.
         activations: what all MLPs may have instead of the largest's; empty: it stays.
+        stems: instead of the largest's; empty: it stays.
         input_sizes: smaller sides in pixels that images may have; empty: it stays.
         width_step: what a stage is narrowed by at once (paper: multiples of 16).
         min_width: no stage becomes narrower.
@@ -41,6 +42,7 @@ class SearchSpace:
     kinds: tuple[str, ...] = PAPER_KINDS
     expansions: tuple[int, ...] = ()
     activations: tuple[str, ...] = ()
+    stems: tuple[str, ...] = ()
     input_sizes: tuple[int, ...] = ()
     width_step: int = 16
     min_width: int = 16
@@ -60,6 +62,8 @@ class SearchSpace:
             )
         if wrong := [name for name in self.activations if name not in ACTIVATIONS]:
             raise InputError(f"unknown activation {wrong[0]!r}; known: {', '.join(ACTIVATIONS)}")
+        if wrong := [name for name in self.stems if name not in STEMS]:
+            raise InputError(f"unknown stem {wrong[0]!r}; known: {', '.join(STEMS)}")
 
     @property
     def map_kinds(self) -> tuple[str, ...]:
@@ -70,6 +74,22 @@ class SearchSpace:
     def cheapest_kind(self) -> str:
         """The kind that computes least: pooling, where it is a choice."""
         return self.map_kinds[-1]
+
+    @property
+    def every_activation(self) -> tuple[str, ...]:
+        """The activations there are, the largest network's own first."""
+        return tuple(dict.fromkeys((self.largest.activation, *self.activations)))
+
+    @property
+    def every_stem(self) -> tuple[str, ...]:
+        """The stems there are, the largest network's own first."""
+        return tuple(dict.fromkeys((self.largest.stem, *self.stems)))
+
+    @property
+    def every_side(self) -> tuple[int, ...]:
+        """The sides that images may have, in pixels, the largest first."""
+        own = self.largest.input_size[0]
+        return (own, *sorted({one for one in self.input_sizes if one < own}, reverse=True))
 
     def paths(self, stage: int) -> tuple[str, ...]:
         """The choices at each position of a stage (counted from 0); the last is the identity."""
@@ -101,13 +121,13 @@ class SearchSpace:
                 network = network.with_block(stage, position, IDENTITY)
         for stage in range(4):
             network = network.with_width(stage, self.narrowest(stage))
-        return network.with_input_size(min((self.largest.input_size[0], *self.input_sizes)))
+        return network.with_input_size(self.every_side[-1])
 
     def smallest_ones(self) -> tuple[Architecture, ...]:
-        """The least network with each activation: which is the fastest, the target decides."""
+        """The least network with each activation and stem: which is the fastest, the target decides."""
         network = self.smallest()
-        activations = dict.fromkeys((network.activation, *self.activations))
-        return tuple(dataclasses.replace(network, activation=one) for one in activations)
+        both = itertools.product(self.every_activation, self.every_stem)
+        return tuple(dataclasses.replace(network, activation=one, stem=stem) for one, stem in both)
 
     def positions(self) -> Iterator[tuple[int, int]]:
         """Every (stage, position), in order of execution."""
@@ -117,7 +137,10 @@ class SearchSpace:
 
     def between(self) -> tuple[Architecture, ...]:
         """Networks spread over the space, the largest first and the smallest last, to calibrate with."""
-        return (self.largest, *(self._shrunk(share) for share in (0.75, 0.5, 0.25)), self.smallest())
+        shrunk = [self._shrunk(share) for share in (0.75, 0.5, 0.25)]
+        stems = itertools.cycle(reversed(self.every_stem))
+        between = (dataclasses.replace(one, stem=stem) for one, stem in zip(shrunk, stems, strict=False))
+        return (self.largest, *between, self.smallest())
 
     def _shrunk(self, share: float) -> Architecture:
         """A network with about this share of each stage's blocks and widths, attention from the end."""
@@ -152,10 +175,13 @@ class SearchSpace:
                     expansion = generator.choice(self.expansions_of(stage, position))
                     network = network.with_expansion(stage, position, expansion)
         network = self._attending(network, generator)
-        sides = (self.largest.input_size[0], *self.input_sizes)
-        activation = generator.choice((self.largest.activation, *self.activations))
-        network = network.with_input_size(generator.choice(sides) if len(sides) > 1 else sides[0])
-        return dataclasses.replace(network, activation=activation)
+        activation = generator.choice(self.every_activation)
+        network = dataclasses.replace(network, activation=activation)
+        if len(self.every_side) > 1:
+            network = network.with_input_size(generator.choice(self.every_side))
+        if len(self.every_stem) > 1:
+            network = dataclasses.replace(network, stem=generator.choice(self.every_stem))
+        return network
 
     def _attending(self, network: Architecture, generator: random.Random) -> Architecture:
         places = [
@@ -170,10 +196,8 @@ class SearchSpace:
 
     def layers(self) -> tuple[Layer, ...]:
         """Every layer that any of its networks can have, each once."""
-        activations = dict.fromkeys((self.largest.activation, *self.activations))
-        sides = dict.fromkeys((self.largest.input_size[0], *self.input_sizes))
         found: dict[Layer, None] = {}
-        for activation, side in itertools.product(activations, sides):
+        for activation, side in itertools.product(self.every_activation, self.every_side):
             base = dataclasses.replace(self.largest, activation=activation).with_input_size(side)
             found |= dict.fromkeys(self._layers_of(base))
         return tuple(found)
@@ -183,8 +207,11 @@ class SearchSpace:
         for stage, network in self._narrowed(base):
             for above in self.widths(stage - 1) if stage else ():
                 yield dict(network.with_width(stage - 1, above).named_layers())[f"stages.{stage}.embed"]
-            if stage in (0, 3):
-                yield dict(network.named_layers())["stem" if stage == 0 else "head"]
+            if stage == 0:
+                stem = dict(network.named_layers())["stem"]
+                yield from (dataclasses.replace(stem, kind=kind) for kind in self.every_stem)
+            if stage == 3:
+                yield dict(network.named_layers())["head"]
             positions = range(len(base.stages[stage].blocks))
             expansions = {one for position in positions for one in self.expansions_of(stage, position)}
             for kind, expansion in itertools.product(self.paths(stage)[:-1], sorted(expansions)):
@@ -204,7 +231,7 @@ class SearchSpace:
     def from_json(cls, document: dict[str, Any]) -> SearchSpace:
         """The space that `to_json` wrote."""
         fields: dict[str, Any] = {**document, "largest": Architecture.from_json(document["largest"])}
-        for name in ("kinds", "expansions", "activations", "input_sizes"):
+        for name in ("kinds", "expansions", "activations", "stems", "input_sizes"):
             fields[name] = tuple(fields.get(name, getattr(cls, name)))  # runs of version 0.1 lack them
         return cls(**fields)
 

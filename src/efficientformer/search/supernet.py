@@ -7,6 +7,7 @@ The paper draws ε from U(0, 1) and calls it Gumbel softmax. How each step choos
 
 from __future__ import annotations
 
+import dataclasses
 from typing import cast
 
 import torch
@@ -34,7 +35,9 @@ class Supernet(nn.Module):
         super().__init__()
         self.space = space
         named = dict(space.largest.named_layers())
-        self.stem = build_layer(named["stem"])
+        self.stems = nn.ModuleDict(
+            {kind: build_layer(dataclasses.replace(named["stem"], kind=kind)) for kind in space.every_stem}
+        )
         self.embeds = nn.ModuleList(build_layer(named[f"stages.{stage}.embed"]) for stage in (1, 2, 3))
         self.positions = nn.ModuleList(
             nn.ModuleList(
@@ -60,7 +63,7 @@ class Supernet(nn.Module):
         """The module of a layer of the space's networks, by name and kind; None for one without weights."""
         match name.split("."):
             case ["stem"]:
-                return self.stem
+                return self.stems[kind]
             case ["head"]:
                 return self.head
             case ["stages", stage, "embed"]:

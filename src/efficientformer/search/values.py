@@ -158,7 +158,7 @@ def repaired(place: Place, choices: Sequence[Choice], rises: Sequence[float]) ->
         choices: the largest network's own first, sizes in falling order, the identity last.
         rises: of each, the first 0.
     """
-    if place.what == "activation" or len(rises) < 2:
+    if place.what in ("activation", "stem") or len(rises) < 2:
         return list(rises)
     if place.what == "kind":
         return _under_identity(rises) if choices[-1] == IDENTITY else list(rises)

@@ -17,6 +17,7 @@ Shape = tuple[int, ...]
 
 CASES: list[tuple[Layer, Shape, Shape]] = [
     (Layer("stem", 3, 8, 64, 32, activation="relu"), (2, 3, 64, 32), (2, 8, 16, 8)),
+    (Layer("stem_patch", 3, 8, 64, 32, activation="relu"), (2, 3, 64, 32), (2, 8, 16, 8)),
     (Layer("embed", 8, 12, 16, 8), (2, 8, 16, 8), (2, 12, 8, 4)),
     (Layer("embed_attention", 8, 12, 6, 4, 0, "gelu", SHAPE), (2, 8, 6, 4), (2, 12, 3, 2)),
     (Layer("pool", 8, 8, 6, 4, 3, "gelu"), (2, 8, 6, 4), (2, 8, 6, 4)),

@@ -4,12 +4,13 @@ from functools import partial
 
 import pytest
 import torch
+from timm.layers import PatchEmbed
 from timm.models import efficientformer as v1
 from timm.models import efficientformer_v2 as v2
 from torch import nn
 
 from efficientformer import Layer
-from efficientformer.model.blocks import Embed, Stem
+from efficientformer.model.blocks import Embed, PatchStem, Stem
 from tests.model.blocks.names import from_timm
 from tests.strategies import randomise, relative_difference
 
@@ -30,6 +31,18 @@ def test_the_stem_is_timms(activation: str, theirs: nn.Module, side: tuple[int, 
     randomise(theirs.eval())
     ours.load_state_dict(from_timm(theirs))
     x = torch.randn(2, 3, *side)
+    with torch.no_grad():
+        for form in (ours, ours.fold()):
+            assert relative_difference(form(x), theirs(x)) <= 1e-5
+
+
+def test_the_patch_stem_is_timms_patch_embedding_with_norm_and_activation() -> None:
+    ours = PatchStem(Layer("stem_patch", 3, 8, 64, 32, activation="relu")).eval()
+    theirs = nn.Sequential(PatchEmbed((64, 32), 4, 3, 8, flatten=False), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    randomise(theirs)
+    ours.conv.load_state_dict(theirs[0].proj.state_dict())  # ty: ignore[unresolved-attribute]
+    ours.norm.load_state_dict(theirs[1].state_dict())
+    x = torch.randn(2, 3, 64, 32)
     with torch.no_grad():
         for form in (ours, ours.fold()):
             assert relative_difference(form(x), theirs(x)) <= 1e-5

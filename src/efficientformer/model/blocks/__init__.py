@@ -18,10 +18,11 @@ from efficientformer.model.blocks.embed_attention import EmbedAttention
 from efficientformer.model.blocks.ffn import FfnBlock
 from efficientformer.model.blocks.head import Head, Head2d
 from efficientformer.model.blocks.pool import PoolBlock
-from efficientformer.model.blocks.stem import Embed, Stem
+from efficientformer.model.blocks.stem import Embed, PatchStem, Stem
 
 MODULES: dict[str, Callable[..., LayerModule]] = {
     "stem": Stem,
+    "stem_patch": PatchStem,
     "embed": Embed,
     "embed_attention": EmbedAttention,
     "head": Head,

@@ -1,4 +1,4 @@
-"""The stem, and the plain embedding between stages."""
+"""The stems, and the plain embedding between stages."""
 
 from __future__ import annotations
 
@@ -32,6 +32,29 @@ class Stem(LayerModule):
         """Batch norms into the convolutions."""
         first, second = melt.conv_bn(self.conv1, self.norm1), melt.conv_bn(self.conv2, self.norm2)
         return nn.Sequential(first, self.act, second, self.act)
+
+
+class PatchStem(LayerModule):
+    """One 4×4 convolution of stride 4 with batch norm and an activation: patches that do not overlap.
+
+    The paper (§3.1, observation 1) finds such an embedding slow on phones; elsewhere it may be fast.
+    """
+
+    layout: Layout = "map"
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(layer.in_width, layer.out_width, 4, 4)
+        self.norm = nn.BatchNorm2d(layer.out_width)
+        self.act = activation(layer.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) → (B, C, H/4, W/4)."""
+        return self.act(self.norm(self.conv(x)))
+
+    def fold(self) -> nn.Module:
+        """Batch norm into the convolution."""
+        return nn.Sequential(melt.conv_bn(self.conv, self.norm), self.act)
 
 
 class Embed(LayerModule):
