@@ -48,6 +48,7 @@ SETTINGS = {
     "soft, uniform noise": Sampling(noise="uniform"),
     "sampled": Sampling(paths="sampled"),
     "sampled, elastic": Sampling(paths="sampled", elastic=True),
+    "even": Sampling(paths="even"),
     "even, elastic": Sampling(paths="even", elastic=True),
 }
 """The first two are the paper's MetaPath, with Gumbel's noise and with its text's."""
