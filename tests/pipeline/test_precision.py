@@ -246,6 +246,7 @@ def test_a_budget_that_one_precision_alone_can_meet_is_met_in_it(
     _, fast = slim_to_budgets(job, run, progress=QUIET)
     assert fast["target"] == str(INT8)
     assert [one["precision"] for one in fast["precisions"]] == ["int8"]
+    assert write_report(next(run.glob("*ms"))).exists()  # the pre-flight is the run's, a folder above
     front = read(run / "front.json")
     assert front["networks"][0]["target"] == str(INT8)
     with pytest.raises(InputError, match=r"below what the smallest network takes here, .*:precision=int8 "):

@@ -42,7 +42,7 @@ class Subject:
         identity: what its weights and shape follow from, for telling whether an export of it is at hand.
         build: makes the network; None if there are only exported files.
         files: exported files that stand for it, by runtime.
-        own: the files that a run left, by the runtime and the precision they are deployed in.
+        reduced: those of other precisions than float32 that a run left, by runtime and precision.
     """
 
     name: str
@@ -52,12 +52,18 @@ class Subject:
     identity: str
     build: Callable[[], nn.Module] | None
     files: Mapping[str, Path]
-    own: Mapping[tuple[str, str], Path] = field(default_factory=dict)
+    reduced: Mapping[tuple[str, str], Path] = field(default_factory=dict)
 
     @property
     def short(self) -> str:
         """Its name, fit for a file's."""
         return re.sub(r"[^A-Za-z0-9_.]+", "-", Path(self.name).name)[:60] or "network"
+
+    def deployed(self, target: Target) -> Path | None:
+        """The file that a run left for a target, which is what its network is deployed as."""
+        if target.precision == "fp32":
+            return self.files.get(target.runtime)
+        return self.reduced.get((target.runtime, target.precision))
 
     def file(self, target: Target) -> Path:
         """The exported file for a target.
@@ -161,13 +167,14 @@ def _run(name: str, folder: Path, input_size: int | None) -> Subject:
     own = input_size in (None, architecture.input_size[0])
     left = _left_by(folder) if own else {}
     files = {runtime: path for (runtime, precision), path in left.items() if precision == "fp32"}
+    reduced = {key: path for key, path in left.items() if key[1] != "fp32"}
     weights = folder / "model.safetensors"
     made = (
         _trained(name, weights, {}, input_size)
         if weights.exists()
         else _untrained(name, architecture, input_size)
     )
-    return dataclasses.replace(made, files=files, own=left)
+    return dataclasses.replace(made, files=files, reduced=reduced)
 
 
 def _left_by(folder: Path) -> dict[tuple[str, str], Path]:

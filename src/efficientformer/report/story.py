@@ -156,10 +156,9 @@ def _home(run: Path) -> Path:
 
 def _preflight(run: Path, summary: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     """What was possible in the precision that was taken."""
-    taken = summary["target"].rpartition("=")[2]
     if summary["target"] == summary["job"]["target"]:
         return asked
-    return _read(_home(run), f"preflight-{taken}.json")
+    return _read(_home(run), f"preflight-{summary['precisions'][0]['precision']}.json")
 
 
 def _read(run: Path, name: str) -> dict[str, Any]:
@@ -183,8 +182,8 @@ def _unfinished(run: Path, name: str) -> InputError:
 
 
 def _story(run: Path, summary: dict[str, Any], asked: dict[str, Any]) -> Story:
-    preflight = _preflight(run, summary, asked)
     job, trail = summary["job"], read_trail(run / "journal.jsonl", summary["architecture"])
+    preflight = _preflight(run, summary, asked)
     accuracies = {name: _accuracy(name, figures) for name, figures in summary["accuracy"].items()}
     return Story(
         run.resolve().name,
