@@ -127,6 +127,7 @@ def test_decisions_are_kept_and_read_again(tmp_path: Path) -> None:
 # In one other precision
 
 
+@pytest.mark.slow
 def test_a_target_of_int8_is_measured_exported_and_judged_in_int8(
     tmp_path: Path, photos: Path, clock: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +155,7 @@ def test_a_target_of_int8_is_measured_exported_and_judged_in_int8(
 # Among several
 
 
+@pytest.mark.slow
 def test_one_precision_is_taken_and_only_its_network_trained(begun: Path, photos: Path) -> None:
     summary, (head, decision) = read(begun / "summary.json"), lines(begun / "precisions.jsonl")
     assert head["format"] == precision.FORMAT
