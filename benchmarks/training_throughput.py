@@ -365,6 +365,8 @@ def main() -> None:
     parser.add_argument("--alone", default="")
     options = parser.parse_args()
     options.data = options.data.resolve()
+    if not (options.data / "train").is_dir():
+        parser.error(f"{options.data}: no folder with train/<class>/*")
     with tempfile.TemporaryDirectory() as folder:
         if options.alone:
             alone(options.alone, options.models[-1], options, Path(folder))

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -13,9 +13,10 @@ from efficientformer.report.charts import binned
 from efficientformer.report.layers import layer_groups
 from efficientformer.report.receipt import concerns, repeat_command, shown_files
 from efficientformer.report.story import read_story
-from efficientformer.report.svg import Axis, axis
+from efficientformer.report.svg import MARKERS, Axis, axis
 from efficientformer.report.trail import Trail, read_trail
-from efficientformer.search.actions import Action
+from efficientformer.search.actions import Action, ActionKind
+from efficientformer.search.policies import POLICIES
 
 POOL, REMOVE = Action("remove_attention", 2, 1), Action("remove_block", 1, 0)
 
@@ -221,3 +222,14 @@ def test_every_sample_is_counted_once():
     counts, beyond = binned([0.0, 0.05, 0.95, 1.0, 7.0, -0.01], Axis(0, 1, 0, 100), 10)
     assert (counts[0], counts[9], beyond) == (3, 1, 2)
     assert sum(counts) + beyond == 6
+
+
+@pytest.mark.parametrize("kind", get_args(ActionKind))
+def test_every_action_has_a_shape_and_words(kind: ActionKind) -> None:
+    assert kind in MARKERS
+    assert wording.action(kind)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_has_a_sentence(name: str) -> None:
+    assert wording.policy(name).endswith(".")

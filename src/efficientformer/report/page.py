@@ -10,7 +10,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from efficientformer.files import write_atomically
-from efficientformer.report import blocks, charts, svg
+from efficientformer.report import blocks, charts, svg, wording
 from efficientformer.report.receipt import VERDICTS
 from efficientformer.report.search_chart import search_chart
 from efficientformer.report.story import Story, read_story
@@ -48,6 +48,8 @@ def render(story: Story) -> str:
             hue=charts.hue,
             verdicts=VERDICTS,
             kind_name=blocks.name,
+            action_name=wording.action,
+            policy=wording.policy(story.summary["job"].get("policy", "greedy")),
             is_check=lambda event: isinstance(event, Check),
         )
     )

@@ -96,14 +96,22 @@ def tick_text(value: float) -> str:
     return f"{value:.10g}"
 
 
+_CROSS = "M-2-6H2V-2H6V2H2V6H-2V2H-6V-2H-2Z"
 MARKERS = {
     "start": "M0-6A6 6 0 1 1 0 6A6 6 0 1 1 0-6Z",
     "remove_attention": "M0-5A5 5 0 1 1 0 5A5 5 0 1 1 0-5Z",
     "remove_block": "M-4.6-4.6H4.6V4.6H-4.6Z",
     "narrow_stage": "M0-5.6L5.6 4.6H-5.6Z",
+    "replace_block": "M-5.4-2.6H5.4V2.6H-5.4Z",
+    "narrow_mlp": "M0 5.6L-5.6-4.6H5.6Z",
+    "change_activation": _CROSS,
+    "change_stem": _CROSS,
+    "shrink_input": _CROSS,
+    "several": "M0-6L5.2-3V3L0 6L-5.2 3V-3Z",
     "measured": "M0-6L6 0L0 6L-6 0Z",
 }
-"""Shapes, so that kinds are told apart without colours: circle, square, triangle, diamond."""
+"""Shapes, so that kinds are told apart without colours: circle, square, triangles, bar, cross, hexagon,
+diamond."""
 
 
 def marker(

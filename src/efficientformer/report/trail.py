@@ -10,10 +10,11 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
+from efficientformer.search.actions import ActionKind
 from efficientformer.search.journal import Journal, Option, Start, Step
 
 
@@ -76,6 +77,12 @@ class Trail:
     def checks(self) -> tuple[Check, ...]:
         """The checks alone."""
         return tuple(event for event in self.events if isinstance(event, Check))
+
+    @cached_property
+    def kinds(self) -> tuple[ActionKind, ...]:
+        """The kinds of action that were taken or turned down, in the order in which they are always named."""
+        there = {point.option.action.kind for point in (*self.path, *self.turned_down) if point.option}
+        return tuple(kind for kind in get_args(ActionKind) if kind in there)
 
     @property
     def first_scale(self) -> float:

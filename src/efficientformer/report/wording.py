@@ -80,3 +80,36 @@ FILTERS = {
     one.__name__: one for one in (ms, percent, points, change, short, whole, power, day, target, duration)
 }
 """By the name they have in templates."""
+
+
+_ACTIONS = {
+    "remove_block": "block removed",
+    "remove_attention": "attention replaced",
+    "narrow_stage": "stage narrowed",
+    "replace_block": "block replaced by a cheaper one",
+    "narrow_mlp": "MLP narrowed",
+    "change_activation": "activation changed",
+    "change_stem": "stem changed",
+    "shrink_input": "smaller images",
+    "several": "several at once",
+}
+_GREEDY = (
+    "At each, of the actions possible, the one that cost the least accuracy for a millisecond saved was taken"
+)
+_POLICIES = {
+    "greedy": f"{_GREEDY}.",
+    "greedy-remeasured": f"{_GREEDY}; importance was measured anew after each.",
+    "exact": "Integer programming chose it, by what each single change costs in loss and in milliseconds.",
+    "evolution": "It is the best of the networks that evolution scored in the window of latency.",
+    "random": "It is the best of the networks drawn at random in the window of latency.",
+}
+
+
+def action(kind: str) -> str:
+    """A kind of action in words."""
+    return _ACTIONS[kind]
+
+
+def policy(name: str) -> str:
+    """What a policy did, in a sentence."""
+    return _POLICIES[name]
