@@ -169,9 +169,8 @@ def contenders(options: argparse.Namespace, text: str, folder: RunFolder) -> dic
     searched: dict[str, Any] = {}
     job, world = job_of(options, text), World(device=torch.device(options.device))
     with _supernet_of_all(options.out, folder):
-        with prepared(job, scan(job.data, 0), folder, folder.file(TABLE), world, Progress()) as contract:
-            if contract is None:
-                raise RuntimeError("one process is always the first")
+        with prepared(job, scan(job.data, 0), folder, folder.file(TABLE), world, Progress()) as contracts:
+            (contract,) = contracts
             for name, policy in (("plain greedy", "greedy"), ("slimmed", options.policy)):
                 own = dataclasses.replace(
                     contract,

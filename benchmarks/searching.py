@@ -182,9 +182,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             if first and not folder.file(name).exists():
                 shutil.copyfile(first.file(name), folder.file(name))
         split = scan(job.data, job.seed)
-        with prepared(job, split, folder, folder.file(TABLE), World(), Progress()) as contract:
-            if contract is None:
-                raise RuntimeError("one process is always the first")
+        with prepared(job, split, folder, folder.file(TABLE), World(), Progress()) as contracts:
+            (contract,) = contracts
             document["runtimes"][target] = hits(contract, options, folder)
             if first is None:
                 document["policies"] = compared(contract, folder)

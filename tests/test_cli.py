@@ -69,6 +69,7 @@ def slim_with(**changes: str) -> list[str]:
             slim_with(input_size="100"),
             "input size 100×100: each side must be a multiple of 32; pad to 128×128",
         ),
+        (slim_with(precisions="fp32,int4"), "precision=int4': onnxruntime knows precision fp32, int8 only"),
         (slim_with(supernet="huge"), "unknown supernet 'huge'"),
         (slim_with(epochs="0"), "epochs must be at least 1"),
         (slim_with(colour="red"), "colour"),
@@ -119,7 +120,7 @@ def test_too_many_unreadable_images_stop_the_run(
     monkeypatch.chdir(folders)
     assert len(scan(Path("rotten")).classes) == 2
     plan = Plan.__new__(Plan)
-    monkeypatch.setattr(slim, "preflight", lambda *_: (plan, None))
+    monkeypatch.setattr(slim, "preflight", lambda *_: [(plan, None)])
     monkeypatch.setattr(Plan, "to_json", lambda _: {})
     monkeypatch.setattr(Plan, "from_json", lambda _: plan)
     assert main(slim_with(data="rotten")) == 2
@@ -338,7 +339,13 @@ def test_the_program_can_be_run_as_a_module() -> None:
 
 def test_the_command_that_a_report_gives_is_one_the_program_takes() -> None:
     budgets = (Budget.parse("8ms"), Budget.parse("50%"))
-    job = Job(Path("photos of cats"), budgets, expansions=(2, 3), augmentation=Augmentation(0.5, flip=False))
+    job = Job(
+        Path("photos of cats"),
+        budgets,
+        precisions=("fp32", "int8"),
+        expansions=(2, 3),
+        augmentation=Augmentation(0.5, flip=False),
+    )
     words = shlex.split(repeat_command(job.to_json()).replace("\\\n", " "))
     command, bound, *_ = app.parse_args(words[1:], exit_on_error=False, print_error=False)
     assert command.__name__ == "slim"
@@ -347,5 +354,6 @@ def test_the_command_that_a_report_gives_is_one_the_program_takes() -> None:
     assert bound.arguments["budget"] == "8ms,50%"
     assert bound.arguments["kinds"] == "pool,attention"
     assert bound.arguments["expansions"] == "2,3"
+    assert bound.arguments["precisions"] == "fp32,int8"
     assert "activations" not in bound.arguments
     assert bound.arguments["min_area"] == 0.5

@@ -259,6 +259,15 @@ def test_the_difference_is_that_of_the_logits_over_the_largest(
     assert path.read_bytes() == b"an earlier, good one"
 
 
+def test_another_bound_may_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    far, path = FakeRuntime(lambda logits: logits * 1.6), tmp_path / "model.fake"
+    artefact = fake_export(far, path, monkeypatch, "int8", photographs=False, bound=module.UNTRAINED_BOUND)
+    assert (artefact.bound, artefact.max_difference) == (1.0, pytest.approx(0.6, abs=1e-5))
+    opposite = FakeRuntime(lambda logits: -logits)
+    with pytest.raises(ExportMismatchError, match=r"at most 1 is allowed in int8"):
+        fake_export(opposite, path, monkeypatch, "int8", photographs=False, bound=module.UNTRAINED_BOUND)
+
+
 def two_of_six_wrong(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
     monkeypatch.setitem(BOUNDS, "fp32", 1e9)
     turns = itertools.count()

@@ -127,6 +127,12 @@ def test_a_runs_folder_stands_for_its_exported_files(tmp_path: Path) -> None:
     path = relu_file(run / "model.onnx", [1, 3, 32, 32])
     assert subject(str(run)).files == {"onnxruntime": path}
     assert subject(str(run), 64).files == {}  # a file has its own size
+    other = relu_file(run / "model.int8.onnx", [1, 3, 32, 32])
+    left = subject(str(run))
+    assert left.files == {"onnxruntime": path}
+    assert left.reduced == {("onnxruntime", "int8"): other}
+    assert left.deployed(Target(precision="int8")) == other
+    assert subject(str(run), 64).deployed(Target(precision="int8")) is None
 
 
 @pytest.mark.parametrize(("name", "runtime"), [*((one.suffix, one.name) for one in RUNTIMES.values())])

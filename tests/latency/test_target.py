@@ -97,6 +97,29 @@ def test_every_runtime_can_be_named(name: str) -> None:
             assert target.settings == Settings(device, 2, precision)
 
 
+def test_the_same_in_another_precision() -> None:
+    target = Target("openvino", threads=2)
+    assert target.under("bf16") == Target("openvino", threads=2, precision="bf16")
+    assert target.under("fp32") == target
+    with pytest.raises(
+        InputError, match="'openvino:threads=2:precision=int4': openvino knows precision fp32"
+    ):
+        target.under("int4")
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        (Target(), "model.onnx"),
+        (Target(precision="int8"), "model.int8.onnx"),
+        (Target("openvino", precision="bf16"), "model.bf16.xml"),
+        (Target("torch-compiled"), "model.aoti.pt2"),
+    ],
+)
+def test_files_are_called_after_their_precision(target: Target, name: str) -> None:
+    assert target.file_name("model") == name
+
+
 def test_targets_are_values() -> None:
     assert len({Target(), Target(), Target(threads=2)}) == 2
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -41,25 +41,32 @@ def layer_ms(layer: Layer) -> float:
     return 0.01 + layer.macs / 1e7
 
 
-def network_ms(architecture: Architecture) -> float:
+def network_ms(architecture: Architecture, target: Target | None = None) -> float:
     """A made-up latency of a network: slower than the sum of its layers, as real ones are."""
-    return 0.005 + 1.3 * sum(layer_ms(layer) for layer in architecture.layers()) + architecture.params * 1e-8
+    speed = SPEED[target.precision] if target else 1.0
+    layers = 1.3 * sum(layer_ms(layer) for layer in architecture.layers()) + architecture.params * 1e-8
+    return 0.005 + speed * layers
+
+
+SPEED = {"fp32": 1.0, "int8": 0.6, "bf16": 0.8}
+"""Made-up: what a network takes in each precision, over what it takes in float32."""
 
 
 def install(patch: Patch, *, slower_when_exported: float = 1.0) -> None:
     """Replace what measures. `patch(module, name, function)` sets an attribute."""
 
     def measure_chains(chains: Sequence[Chain], target: Target) -> dict[str, Measurement]:
-        times = {name_of(chain): 0.005 + sum(map(layer_ms, chain)) for chain in chains}
+        speed = SPEED[target.precision]
+        times = {name_of(chain): 0.005 + speed * sum(map(layer_ms, chain)) for chain in chains}
         return {name: receipt(name, target, ms) for name, ms in times.items()}
 
     def measure_untrained(
         networks: Sequence[Architecture], target: Target
     ) -> dict[Architecture, Measurement]:
-        return {one: receipt(str(one), target, network_ms(one)) for one in networks}
+        return {one: receipt(str(one), target, network_ms(one, target)) for one in networks}
 
     def quick_receipt(architecture: Architecture, target: Target) -> Measurement:
-        return receipt(str(architecture), target, network_ms(architecture))
+        return receipt(str(architecture), target, network_ms(architecture, target))
 
     def time_entries(entries: Mapping[str, Any], target: Target, **_: Any) -> dict[str, Measurement]:
         """The final run: the slimmed network's made-up latency; the others take a millisecond."""
@@ -68,9 +75,9 @@ def install(patch: Patch, *, slower_when_exported: float = 1.0) -> None:
     final: dict[str, float] = {}
     proving = prove.prove
 
-    def remember(network: Any, *rest: Any) -> Any:
-        final["slimmed"] = slower_when_exported * network_ms(network.architecture)
-        return proving(network, *rest)
+    def remember(network: Any, folder: Any, plan: Any, target: Target, images: Any) -> Any:
+        final["slimmed"] = slower_when_exported * network_ms(network.architecture, target)
+        return proving(network, folder, plan, target, images)
 
     patch(filled, "measure_chains", measure_chains)
     patch(preflight, "measure_untrained", measure_untrained)
@@ -106,6 +113,8 @@ if __name__ == "__main__":
     install(setattr)
     loop.CHECKPOINT_S = 0.0  # after every step, so that a run that is killed again and again gets on
     data, out, *rest = sys.argv[1:]
-    changes = dict(pair.split("=") for pair in rest[1:] if pair != "fine")
+    changes: dict[str, Any] = dict(pair.split("=") for pair in rest[1:] if pair != "fine")
+    if "precisions" in changes:
+        changes["precisions"] = tuple(changes["precisions"].split(","))
     settings = FINE if "fine" in rest else {}
     slim.slim_to_budgets(tiny_job(Path(data), *rest[:1], **(settings | changes)), Path(out))

@@ -122,7 +122,7 @@ def _read_only(learn: Any) -> Any:
 def test_the_front(networks: list[tuple[float, float]], on_front: list[bool]) -> None:
     names = ["budget", "budget_ms", "samples", "verdict", "images", "params", "macs", "architecture"]
     summaries = [
-        dict.fromkeys([*names, "target"], 0) | {"measured_ms": ms, "top1": top1} for ms, top1 in networks
+        dict.fromkeys(names, 0) | {"target": "here", "measured_ms": ms, "top1": top1} for ms, top1 in networks
     ]
     assert [one["on_front"] for one in front(summaries)["networks"]] == on_front
 
@@ -153,7 +153,10 @@ def test_equal_budgets_are_refused(photos: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_score_and_find_what_one_does(begun: Path, photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precisions", [(), ("int8",)], ids=["one precision", "two"])
+def test_two_processes_score_and_find_what_one_does(
+    begun: Path, photos: Path, tmp_path: Path, precisions: tuple[str, ...]
+) -> None:
     """From the same supernet; the training of what is found is shared out, too."""
     program = [simulated.__file__, str(photos)]
     starts = {
@@ -171,13 +174,18 @@ def test_two_processes_score_and_find_what_one_does(begun: Path, photos: Path, t
     for name, start in starts.items():
         shutil.copytree(begun, tmp_path / name)
         (tmp_path / name / "job.json").unlink()
-        claim(tmp_path / name, fine_job(photos, "50%", policy="evolution"))
+        if precisions:
+            (tmp_path / name / "preflight.json").unlink()  # of one precision only
+        claim(tmp_path / name, fine_job(photos, "50%", policy="evolution", precisions=precisions))
+        asked = [f"precisions={','.join(precisions)}"] if precisions else []
         done = subprocess.run(
-            [*start, str(tmp_path / name), "50%", "fine", "policy=evolution"],
+            [*start, str(tmp_path / name), "50%", "fine", "policy=evolution", *asked],
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.returncode == 0, done.stderr
-    for file in ("scores.jsonl", "search.jsonl", "architecture.json"):
+    files = [path.name for path in (tmp_path / "one").glob("*.jsonl")]
+    assert len(files) == (5 if precisions else 3)
+    for file in (*files, "architecture.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file

@@ -22,7 +22,7 @@ from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.target import Target
 from efficientformer.model.pretrained import create_transform
 from efficientformer.pipeline import ship as module
-from efficientformer.pipeline.ship import Model, Shipped, file_name, model_to_ship, pictures, ship
+from efficientformer.pipeline.ship import Model, Shipped, model_to_ship, pictures, ship
 from efficientformer.predict import predictor
 from efficientformer.progress import Progress
 from efficientformer.runtimes import RUNTIMES
@@ -131,11 +131,11 @@ def test_what_stands_for_no_network_is_refused(
     ],
 )
 def test_file_names(target: Target, name: str) -> None:
-    assert file_name(small_model(), target) == name
+    assert target.file_name(small_model().name) == name
 
 
 def test_no_two_runtimes_write_the_same_file() -> None:
-    names = [file_name(small_model(), Target(name)) for name in RUNTIMES]
+    names = [Target(name).file_name(small_model().name) for name in RUNTIMES]
     assert len(set(names)) == len(RUNTIMES)
 
 

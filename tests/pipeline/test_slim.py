@@ -207,7 +207,9 @@ def test_a_budget_that_stays_missed_is_an_error(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "asked", [["60%"], ["45%,60%", "fine", "policy=evolution"]], ids=["greedy", "evolution, two budgets"]
+    "asked",
+    [["60%", "precisions=int8"], ["45%,60%", "fine", "policy=evolution"]],
+    ids=["greedy, two precisions", "evolution, two budgets"],
 )
 def test_killed_at_any_moment_it_ends_in_the_same_result(
     tmp_path: Path, photos: Path, asked: list[str]
@@ -229,7 +231,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_result(
             kills += 1
     assert code == 0
     assert kills >= 2
-    names = ("architecture.json", "journal.jsonl", "model.safetensors", "s*.jsonl", "supernet.safetensors")
+    names = ("architecture.json", "*.jsonl", "model.safetensors", "supernet.safetensors")
     files = [
         path.relative_to(tmp_path / "whole") for name in names for path in tmp_path.glob(f"whole/**/{name}")
     ]

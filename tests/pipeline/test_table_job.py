@@ -137,20 +137,22 @@ def test_how_long_it_will_take_is_said_before(clock: Clock, tmp_path: Path) -> N
     assert " files" in lines[1]
 
 
-@pytest.mark.parametrize(
-    ("options", "target", "message"),
-    [
-        ({"networks": 4}, Target(), "--networks must be at least 5, not 4"),
-        ({}, Target(precision="int8"), "exported in fp32 only; leave precision out"),
-    ],
-)
-def test_what_cannot_be_built_is_refused(
-    options: dict[str, Any], target: Target, message: str, tmp_path: Path
-) -> None:
+def test_a_build_needs_some_networks(tmp_path: Path) -> None:
     path = tmp_path / "table.sqlite"
-    with pytest.raises(InputError, match=message):
-        table_job.build(small(), path, target, progress=SILENT, **options)
+    with pytest.raises(InputError, match="--networks must be at least 5, not 4"):
+        build(path, networks=4)
     assert not path.exists()
+
+
+def test_precisions_are_built_side_by_side_in_one_file(clock: Clock, tmp_path: Path) -> None:
+    path, int8 = tmp_path / "table.sqlite", Target(precision="int8")
+    rows = build(path).rows
+    asked = len(clock.asked)
+    built = table_job.build(small(), path, int8, progress=SILENT)
+    assert (built.rows, built.added, len(clock.asked)) == (rows, rows, 2 * asked)
+    found = table_job.audit(path, int8, networks=6, progress=SILENT)
+    assert found.target == str(int8)
+    assert found.median_error < 0.01
 
 
 def test_an_audit_needs_a_table(tmp_path: Path) -> None:

@@ -344,7 +344,9 @@ def test_without_a_profiler_a_foreign_network_is_refused(tmp_path: Path) -> None
     assert all(name in str(raised.value) for name in others)
 
 
-def test_blocks_alone_are_in_float32_only() -> None:
-    network = untrained(tiny())
-    with pytest.raises(InputError, match="leave precision out"):
-        blocks_alone(network, Target(precision="int8"), map_of(network, (3, 32, 32)))
+@pytest.mark.slow
+def test_blocks_alone_are_timed_in_the_targets_precision() -> None:
+    network, target = untrained(tiny()), Target(precision="int8")
+    blocks, call_ms = blocks_alone(network, target, map_of(network, (3, 32, 32)))
+    assert call_ms > 0
+    assert {one.receipt.target for one in blocks if one.receipt} == {str(target)}

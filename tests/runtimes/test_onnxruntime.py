@@ -94,6 +94,20 @@ def test_modules_exported_together_are_parted_again(tmp_path: Path) -> None:
     assert files[3].stat().st_size < 2000  # the weights of the others are not in it
 
 
+def test_modules_quantised_together_compute_what_each_does_alone(tmp_path: Path) -> None:
+    modules = [nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Conv2d(width, 4, 1)) for width in (8, 16)]
+    traced, images = [Traced(one, (1, 3, 8, 8)) for one in modules], [random(4, 3, 8, 8) for _ in modules]
+    (tmp_path / "many").mkdir()
+    together = RUNTIME.export_many(traced, tmp_path / "many", "int8", images)
+    settings, x = Settings(precision="int8"), random(1, 3, 8, 8)
+    for item, calibration, file in zip(traced, images, together, strict=True):
+        RUNTIME.export(item, tmp_path / "alone.onnx", "int8", calibration)
+        alone = RUNTIME.load(tmp_path / "alone.onnx", settings).run(x)
+        assert np.array_equal(RUNTIME.load(file, settings).run(x), alone)
+    with pytest.raises(InputError, match="int8 needs images to calibrate on"):
+        RUNTIME.export_many(traced, tmp_path / "none", "int8")
+
+
 class Doubling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return 2 * x if self.training else x

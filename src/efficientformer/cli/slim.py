@@ -31,6 +31,7 @@ def slim(
     data: Path,
     budget: Annotated[str, Parameter(allow_leading_hyphen=True)],
     target: TargetText = DEFAULT_TARGET,
+    precisions: str = "",
     input_size: int = Job.input_size,
     out: Path = Path("runs/slim"),
     supernet: str = Job.supernet,
@@ -70,6 +71,8 @@ def slim(
         budget: latency of one inference with its unit: 8ms, 500us, or 50% of the unslimmed network;
             several with commas between get a network each from the one supernet.
         target: where it must be met.
+        precisions: that the network may run in there, such as fp32,int8: a network is searched in each, and
+            the one whose exported file does best on images set apart is trained.
         input_size: pixels of a side, a multiple of 32.
         out: the run's folder.
         supernet: xs, s, m, l7, or auto for the smallest that leaves room for a search.
@@ -104,6 +107,7 @@ def slim(
         data,
         tuple(map(Budget.parse, budget.split(","))),
         Target.parse(target),
+        precisions=_names(precisions),
         input_size=input_size,
         kinds=_names(kinds),
         expansions=_numbers("expansions", expansions),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -231,18 +231,34 @@ class Tally:
         return counts[:cells].reshape(self.classes, self.classes).copy(), counts[cells:], sums
 
 
-@torch.no_grad()
 def evaluate(network: nn.Module, images: Images, side: int) -> Score:
     """Score a network in evaluation mode on centre-cropped images.
 
     Raises:
         InputError: if its outputs are not numbers.
     """
-    network.eval()
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    return score(network.eval(), images, side, device)
+
+
+@torch.no_grad()
+def score(
+    logits_of: Callable[[Tensor], Tensor], images: Images, side: int, device: torch.device | str = "cpu"
+) -> Score:
+    """The same of whatever gives logits, such as an exported file.
+
+    Args:
+        logits_of: (b, 3, side, side), normalised → (b, classes).
+        images: what to score it on.
+        side: pixels of a side that it takes.
+        device: where it takes its images.
+
+    Raises:
+        InputError: if its outputs are not numbers.
+    """
     tally: Tally | None = None
     for x, labels in evaluation_batches(images, side):
-        logits = network(x.to(device, non_blocking=True))
+        logits = logits_of(x.to(device, non_blocking=True))
         tally = tally or Tally(logits.shape[1], device)
         tally.add(logits, labels.to(device, non_blocking=True))
     if tally is None:

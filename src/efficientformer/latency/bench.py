@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from efficientformer.latency.artefact import export, random_images
+from efficientformer.latency.artefact import UNTRAINED_BOUND, export, random_images
 from efficientformer.latency.measure import measure_files, until_usable
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.process import WorkerError
@@ -76,6 +76,7 @@ def time_survivors(
 def _exported(entry: tuple[nn.Module, tuple[int, int, int]], folder: Path, target: Target) -> Path:
     network, image = entry
     path = folder / f"model{RUNTIMES[target.runtime].suffix}"
-    calibration = random_images(image, 8) if target.precision == "int8" else None
-    export(network, path, target, random_images(image), photographs=False, calibration=calibration)
+    images, int8 = random_images(image), target.precision == "int8"
+    calibration, bound = (random_images(image, 8), UNTRAINED_BOUND) if int8 else (None, None)
+    export(network, path, target, images, photographs=False, calibration=calibration, bound=bound)
     return path

@@ -48,8 +48,10 @@ def exported(subject: Subject, target: Target, cache: Path | None = None) -> tup
         InputError: if the subject is a file of another runtime.
         ExportMismatchError: if the export does not compute what the network does.
     """
-    if subject.build is None or (target.precision == "fp32" and target.runtime in subject.files):
-        return subject.file(target), None  # a run's own file is what it is deployed as
+    if subject.build is None:
+        return subject.file(target), None
+    if (left := subject.deployed(target)) is not None:
+        return left, None
     folder = (cache or cache_folder()) / "exports" / _key(subject, target)
     path, proof = folder / f"model{RUNTIMES[target.runtime].suffix}", folder / "artefact.json"
     if not proof.exists():

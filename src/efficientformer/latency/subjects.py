@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Subject:
         identity: what its weights and shape follow from, for telling whether an export of it is at hand.
         build: makes the network; None if there are only exported files.
         files: exported files that stand for it, by runtime.
+        reduced: those of other precisions than float32 that a run left, by runtime and precision.
     """
 
     name: str
@@ -51,11 +52,18 @@ class Subject:
     identity: str
     build: Callable[[], nn.Module] | None
     files: Mapping[str, Path]
+    reduced: Mapping[tuple[str, str], Path] = field(default_factory=dict)
 
     @property
     def short(self) -> str:
         """Its name, fit for a file's."""
         return re.sub(r"[^A-Za-z0-9_.]+", "-", Path(self.name).name)[:60] or "network"
+
+    def deployed(self, target: Target) -> Path | None:
+        """The file that a run left for a target, which is what its network is deployed as."""
+        if target.precision == "fp32":
+            return self.files.get(target.runtime)
+        return self.reduced.get((target.runtime, target.precision))
 
     def file(self, target: Target) -> Path:
         """The exported file for a target.
@@ -157,12 +165,23 @@ def _run(name: str, folder: Path, input_size: int | None) -> Subject:
     """A run's folder: its exported files, its weights, or at least its architecture."""
     architecture = read_architecture(folder)
     own = input_size in (None, architecture.input_size[0])
-    files = {runtime.name: folder / f"model{runtime.suffix}" for runtime in RUNTIMES.values()}
-    files = {runtime: path for runtime, path in files.items() if own and path.exists()}
+    left = _left_by(folder) if own else {}
+    files = {runtime: path for (runtime, precision), path in left.items() if precision == "fp32"}
+    reduced = {key: path for key, path in left.items() if key[1] != "fp32"}
     weights = folder / "model.safetensors"
-    if weights.exists():
-        return _trained(name, weights, files, input_size)
-    return dataclasses.replace(_untrained(name, architecture, input_size), files=files)
+    made = (
+        _trained(name, weights, {}, input_size)
+        if weights.exists()
+        else _untrained(name, architecture, input_size)
+    )
+    return dataclasses.replace(made, files=files, reduced=reduced)
+
+
+def _left_by(folder: Path) -> dict[tuple[str, str], Path]:
+    """A run's exported files by runtime and precision."""
+    targets = [Target(one.name, precision=each) for one in RUNTIMES.values() for each in one.precisions]
+    paths = {(one.runtime, one.precision): folder / one.file_name("model") for one in targets}
+    return {key: path for key, path in paths.items() if path.exists()}
 
 
 def _file(name: str, path: Path, target: Target, input_size: int | None) -> Subject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from efficientformer.errors import InputError
@@ -53,6 +54,20 @@ class Target:
             if value not in known:
                 raise InputError(f"target {text!r}: {self.runtime} knows {what} {', '.join(known)} only")
         return self
+
+    def under(self, precision: str) -> Target:
+        """The same in another precision.
+
+        Raises:
+            InputError: if the runtime has not got it.
+        """
+        other = dataclasses.replace(self, precision=precision)
+        return other._checked(other.short)
+
+    def file_name(self, stem: str) -> str:
+        """What a file for it is called: `model.onnx`, `model.int8.onnx`."""
+        precision = "" if self.precision == "fp32" else f".{self.precision}"
+        return f"{stem}{precision}{RUNTIMES[self.runtime].suffix}"
 
     @property
     def settings(self) -> Settings:

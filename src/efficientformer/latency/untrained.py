@@ -6,6 +6,9 @@ branches out. So norms and LayerScales are drawn away from 0 and 1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +19,19 @@ from efficientformer.model.blocks.base import LayerScale
 from efficientformer.model.blocks.bias import BiasTable
 from efficientformer.model.blocks.pool import FoldedPoolBlock, rescaled
 from efficientformer.model.network import EfficientFormer
+from efficientformer.runtimes import Runtime, Traced
+from efficientformer.runtimes.base import random_image
+
+_CALIBRATED = 4  # random images
+
+
+def export_untrained(runtime: Runtime, traced: Sequence[Traced], folder: Path, precision: str) -> list[Path]:
+    """Files of modules with random weights, to be timed in a precision.
+
+    int8 takes its ranges from random numbers, the same each time: its time hardly depends on them.
+    """
+    images = [random_image((_CALIBRATED, *item.shape[1:])) for item in traced] if precision == "int8" else []
+    return runtime.export_many(traced, folder, precision, images)
 
 
 def input_shape(layer: Layer) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from efficientformer.architecture import Architecture
 from efficientformer.errors import PromiseError
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.table import LatencyTable, Prediction
+from efficientformer.latency.target import Target
 from efficientformer.pipeline.folder import RunFolder
 from efficientformer.pipeline.job import SHORTFALL, TOLERANCE, Job
 from efficientformer.pipeline.preflight import Plan
@@ -38,12 +39,12 @@ class BudgetMissedError(PromiseError):
 
 @dataclass(frozen=True)
 class Contract:
-    """What all budgets of a run share; `meet` is for one of them.
+    """What all budgets of a run share in one precision; `meet` is for one of them.
 
     Attributes:
         job: the run.
         plan: what was found possible.
-        rows: the latency table.
+        rows: the latency table, of the target in this precision.
         book: of scores.
         journal: of the search.
         team: trains and scores.
@@ -55,6 +56,11 @@ class Contract:
     book: ScoreBook
     journal: Journal
     team: Team
+
+    @property
+    def target(self) -> Target:
+        """Where networks are measured, and in which precision."""
+        return self.rows.target
 
     def meet(self, budget_ms: float, folder: RunFolder) -> Met:
         """Search, train, export and measure until the exported file lies within the contract.
@@ -99,7 +105,7 @@ class Contract:
         progress.stage(f"5/6 training the network found: {found.compact()}")
         network = self.team.learn(found, folder)
         progress.stage("6/6 exporting, checking and measuring")
-        proof = prove(network, folder, self.plan, self.job.target, self.team.judge.images(found).val)
+        proof = prove(network, folder, self.plan, self.target, self.team.judge.images(found))
         return Met(search, self._first_prediction(found), network, proof)
 
     def find(self, budget_ms: float) -> Found:
@@ -149,7 +155,7 @@ class Contract:
         if known is not None:
             self.journal.rescale(found, self.rows.predict(found).ms, self.rows.verify(found, known))
             return
-        receipt = quick_receipt(found, self.job.target)
+        receipt = quick_receipt(found, self.target)
         predicted = self._recalibrate(found, receipt)
         told = f"measured {receipt}, predicted {predicted:.3f} ms"
         self.team.progress.line(f"   {told}: the table's scale is now {self.rows.scale:.3f}")

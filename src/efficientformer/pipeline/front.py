@@ -10,7 +10,10 @@ from efficientformer.pipeline.folder import RunFolder
 
 FORMAT = "efficientformer.front/1"
 FRONT = "front.json"
-_KEPT = ("budget", "budget_ms", "measured_ms", "samples", "verdict", "top1", "images", "params", "macs")
+_KEPT = (
+    *("target", "budget", "budget_ms", "measured_ms", "samples", "verdict"),
+    *("top1", "images", "params", "macs", "architecture"),
+)
 
 
 def write_front(folder: RunFolder) -> None:
@@ -28,7 +31,8 @@ def front(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     rows = sorted(summaries, key=lambda one: one["measured_ms"])
     networks, best = [], -1.0
     for one in rows:
-        kept = {key: one[key] for key in (*_KEPT, "architecture")}
+        kept = {key: one[key] for key in _KEPT}
         networks.append({**kept, "on_front": one["top1"] > best})
         best = max(best, one["top1"])
-    return {"format": FORMAT, "target": rows[0]["target"], "networks": networks}
+    targets = dict.fromkeys(one["target"] for one in rows)
+    return {"format": FORMAT, "target": ", ".join(targets), "networks": networks}

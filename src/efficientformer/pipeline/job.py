@@ -32,6 +32,7 @@ class Job:
         data: the folder of images.
         budgets: what one inference may take; of each a network is found, all from one supernet.
         target: where.
+        precisions: in which the network may run there, beside the target's own; the best file's is taken.
         input_size: pixels of a side.
         supernet: one of `SUPERNETS`, or `auto` for the smallest that leaves room for a search.
         kinds: of blocks: `pool` and `attention` are the paper's, `ffn` is EfficientFormerV2's.
@@ -47,7 +48,7 @@ class Job:
         batch_size: images a step.
         learning_rate: AdamW's peak, for both trainings.
         augmentation: crops and flips, for both.
-        precision: of both trainings, `fp32` or `bf16`; latency is measured in the target's.
+        precision: of both trainings, `fp32` or `bf16`; latency is measured in the targets'.
         sampling: how the supernet's steps choose among paths and widths.
         max_unreadable: greatest share of unreadable images.
         train_unslimmed: also train the unslimmed network by the same recipe, to see what slimming cost.
@@ -58,6 +59,7 @@ class Job:
     data: Path
     budgets: tuple[Budget, ...]
     target: Target = field(default_factory=Target)
+    precisions: tuple[str, ...] = ()
     input_size: int = 128
     supernet: str = "auto"
     kinds: tuple[str, ...] = PAPER_KINDS
@@ -93,11 +95,7 @@ class Job:
             raise InputError(
                 "--paths even leaves α unlearnt, which --policy greedy goes by; give another of the two"
             )
-        if self.target.precision != "fp32":
-            raise InputError(
-                f"target {self.target}: slim finds networks in fp32; then `efficientformer export RUN --to "
-                f"{self.target}` writes its {self.target.precision} file"
-            )
+        _ = self.targets  # raises, where the runtime has not got a precision
         for side in self.input_sizes:
             check_input_size((side, side))
             if side >= self.input_size:
@@ -124,6 +122,21 @@ class Job:
         ):
             if not value > 0:
                 raise InputError(f"{name} must be above zero, not {value}")
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The target in each precision that the network may run in, its own first.
+
+        Raises:
+            InputError: if the runtime has not got one of them.
+        """
+        precisions = (self.target.precision, *self.precisions)
+        return tuple(self.target.under(one) for one in dict.fromkeys(precisions))
+
+    def named(self, name: str, target: Target) -> str:
+        """What a file of the run is called for one of its targets: `search.jsonl`, `search-int8.jsonl`."""
+        stem, dot, ending = name.partition(".")
+        return name if target == self.target else f"{stem}-{target.precision}{dot}{ending}"
 
     def space(self, supernet: str, num_classes: int) -> SearchSpace:
         """What is searched, for one of `SUPERNETS`."""

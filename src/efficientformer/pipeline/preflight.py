@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,22 @@ from typing import Any
 from efficientformer.architecture import Architecture
 from efficientformer.data.sources.folder import Split
 from efficientformer.errors import InputError
-from efficientformer.files import read_json
+from efficientformer.files import read_json, write_json
 from efficientformer.latency.bench import time_entries
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.table import Fit, LatencyTable
 from efficientformer.latency.table.interpolate import sub_grid
 from efficientformer.latency.target import Target
+from efficientformer.latency.trial import check_usable
 from efficientformer.latency.untrained import untrained
 from efficientformer.pipeline.folder import RunFolder
 from efficientformer.pipeline.job import Job
 from efficientformer.progress import Progress
 from efficientformer.search.space import SUPERNETS, SearchSpace
 
+Receipts = dict[Architecture, Measurement]
+PREFLIGHT = "preflight.json"
 ROOM = 1.6  # an automatically chosen supernet is at least so many times as slow as the budget
 
 
@@ -75,38 +79,65 @@ class Plan:
 
 def preflight(
     job: Job, folder: RunFolder, split: Split, table: Path, progress: Progress
-) -> tuple[Plan, LatencyTable]:
+) -> list[tuple[Plan, LatencyTable]]:
     """Choose the supernet, fill and calibrate the latency table, hold the budget against what is possible.
 
+    Returns:
+        the plan and the rows of each of the job's targets, its own first. They have the space in common.
+
     Raises:
-        InputError: if the budget is below what the smallest network takes, the table is another machine's, or
-            the images are no longer those the run began with.
+        InputError: if a precision cannot be used here, the budget is below what the smallest network takes,
+            the table is another machine's, or the images are no longer those the run began with.
     """
-    rows, path = LatencyTable(table, job.target), folder.file("preflight.json")
-    rows.check_machine(progress.line)
-    if path.exists():
-        plan = Plan.from_json(read_json(path))
-        if plan.images != split.digest():
+    begun = folder.file(PREFLIGHT).exists()  # it is written last
+    for target in () if begun else job.targets:
+        check_usable(target)
+    tables = [LatencyTable(table, target) for target in job.targets]
+    for rows in tables:
+        rows.check_machine(progress.line)
+    if begun:
+        plans = [Plan.from_json(read_json(folder.file(job.named(PREFLIGHT, one)))) for one in job.targets]
+        if plans[0].images != split.digest():
             raise InputError(
                 f"{job.data}: its files changed since the run in {folder.root} began; give another --out"
             )
-        _check_budgets(job, plan, progress)
-        fill(rows, plan.space, progress)
-        rows.fit = plan.fit
-        return plan, rows
-    space, name, receipts = _chosen(job, split, progress)
+        _check_budgets(job, plans, progress)
+        for plan, rows in zip(plans, tables, strict=True):
+            fill(rows, plan.space, progress)
+            rows.fit = plan.fit
+        return list(zip(plans, tables, strict=True))
+    space, name, own = _chosen(job, split, progress)
+    measured = [own, *(_in_another(target, own, progress) for target in job.targets[1:])]
+    plans = [_plan(name, space, receipts, split) for receipts in measured]
+    _check_budgets(job, plans, progress)
+    return [
+        (dataclasses.replace(plan, fit=_calibrated(rows, space, receipts, progress)), rows)
+        for plan, rows, receipts in zip(plans, tables, measured, strict=True)
+    ]
+
+
+def write_plans(job: Job, folder: RunFolder, plans: Sequence[Plan]) -> None:
+    """Keep the plans of all targets; the own one's is last, for it says that all are there."""
+    for plan, target in reversed([*zip(plans, job.targets, strict=True)]):
+        write_json(folder.file(job.named(PREFLIGHT, target)), plan.to_json())
+
+
+def _plan(name: str, space: SearchSpace, receipts: Receipts, split: Split) -> Plan:
+    """What is possible, before the table is calibrated."""
     greatest, *_ = whole = list(receipts.values())
     least = min(whole, key=lambda receipt: receipt.median_ms)
-    plan = Plan(name, space, greatest, least, Fit(), split.digest())
-    _check_budgets(job, plan, progress)
-    fill(rows, space, progress)
-    plan = dataclasses.replace(plan, fit=_calibrated(rows, space, receipts, progress))
-    return plan, rows
+    return Plan(name, space, greatest, least, Fit(), split.digest())
 
 
-def _chosen(
-    job: Job, split: Split, progress: Progress
-) -> tuple[SearchSpace, str, dict[Architecture, Measurement]]:
+def _in_another(target: Target, own: Receipts, progress: Progress) -> Receipts:
+    """Receipts of the same networks in another precision."""
+    receipts = measure_untrained(tuple(own), target)
+    times = [receipt.median_ms for receipt in receipts.values()]
+    progress.line(f"   in {target.precision}: {min(times):.3f} to {max(times):.3f} ms")
+    return receipts
+
+
+def _chosen(job: Job, split: Split, progress: Progress) -> tuple[SearchSpace, str, Receipts]:
     """The space that is searched, its name, and receipts of whole networks of it, the largest first."""
     names = SUPERNETS if job.supernet == "auto" else (job.supernet,)
     fixed = [budget.resolve(1.0) for budget in job.budgets if budget.share is None]
@@ -133,10 +164,9 @@ def fill(rows: LatencyTable, space: SearchSpace, progress: Progress) -> None:
     rows.fill_layers(space.layers(), told)  # where there are too few to interpolate by
 
 
-def _calibrated(
-    rows: LatencyTable, space: SearchSpace, receipts: dict[Architecture, Measurement], progress: Progress
-) -> Fit:
-    """The table's fit to this space: its own, if `table build` made it for the space."""
+def _calibrated(rows: LatencyTable, space: SearchSpace, receipts: Receipts, progress: Progress) -> Fit:
+    """The table's fit to this space, once it is filled: its own, if `table build` made it for the space."""
+    fill(rows, space, progress)
     noted = rows.noted("space")
     if noted and SearchSpace.from_json(noted["space"]) == space:
         fit, count = rows.fit, noted["networks"]
@@ -146,21 +176,27 @@ def _calibrated(
     return fit
 
 
-def _check_budgets(job: Job, plan: Plan, progress: Progress) -> None:
+def _check_budgets(job: Job, plans: Sequence[Plan], progress: Progress) -> None:
+    """Refuse a budget that no precision can meet; shares are of the unslimmed network in the target's own."""
+    least = min((plan.least for plan in plans), key=lambda receipt: receipt.median_ms)
     for budget in job.budgets:
-        if plan.budget_ms(budget) < plan.least.median_ms:
-            smallest, least_ms = plan.least.model, plan.least.median_ms
+        budget_ms = plans[0].budget_ms(budget)
+        if budget_ms < least.median_ms:
             raise InputError(
-                f"budget {budget}: below what the smallest network takes here, {plan.least} on "
-                f"{job.target} ({smallest}); ask for at least {math.ceil(1000 * least_ms) / 1000:.3f}ms "
+                f"budget {budget}: below what the smallest network takes here, {least} on {least.target} "
+                f"({least.model}); ask for at least {math.ceil(1000 * least.median_ms) / 1000:.3f}ms "
                 "or give a smaller --input-size"
             )
-        if plan.greatest.median_ms <= plan.budget_ms(budget):
-            progress.line(f"   the unslimmed network meets {budget} already: it will be trained as it is;")
-            progress.line("   a larger --supernet or --input-size would make use of the rest")
+        for plan, target in zip(plans, job.targets, strict=True):
+            where = f" in {target.precision}" if len(plans) > 1 else ""
+            if budget_ms < plan.least.median_ms:
+                progress.line(f"   no network meets {budget}{where}: the least is {plan.least}")
+            if plan.greatest.median_ms <= budget_ms:
+                progress.line(f"   the unslimmed network meets {budget}{where} already: it may be trained")
+                progress.line("   as it is; a larger --supernet or --input-size would make use of the rest")
 
 
-def measure_untrained(networks: tuple[Architecture, ...], target: Target) -> dict[Architecture, Measurement]:
+def measure_untrained(networks: tuple[Architecture, ...], target: Target) -> Receipts:
     """Export networks with random weights and time them in one interleaved run."""
     entries = {
         str(index): (untrained(one.compact()), (one.in_channels, *one.input_size))

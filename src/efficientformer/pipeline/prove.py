@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -25,12 +26,11 @@ from efficientformer.model.network import EfficientFormer
 from efficientformer.pipeline.folder import RunFolder
 from efficientformer.pipeline.job import SHORTFALL, TOLERANCE, Job
 from efficientformer.pipeline.preflight import Plan
-from efficientformer.pipeline.slim_training import Judge
-from efficientformer.runtimes import RUNTIMES
+from efficientformer.pipeline.ship import CALIBRATED, CHECKED
+from efficientformer.pipeline.slim_training import ImageSets, Judge
 from efficientformer.search.steps import Found
 
 PEER = "timm/mobilenetv2_100"
-CHECKED_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,19 @@ class Proof:
     others: tuple[Contender, ...]
 
 
-def prove(network: EfficientFormer, folder: RunFolder, plan: Plan, target: Target, val: Images) -> Proof:
+def prove(
+    network: EfficientFormer, folder: RunFolder, plan: Plan, target: Target, images: ImageSets
+) -> Proof:
     """Export the trained network, compare it with PyTorch on validation images, and time it beside others.
 
     The others, in the same interleaved run: the unslimmed network and MobileNetV2, with random weights.
+    int8 is calibrated on training images.
 
     Raises:
         ExportMismatchError: if the file does not compute what the network does.
     """
-    found, path = network.architecture, folder.file("model" + RUNTIMES[target.runtime].suffix)
-    images, _ = next(evaluation_batches(val.sample(CHECKED_IMAGES), found.input_size[0]))
-    artefact = export(network, path, target, images)
+    found, path = network.architecture, folder.file(target.file_name("model"))
+    artefact = export_checked(network, path, target, images.val, images.train)
     image = (found.in_channels, *found.input_size)
     unslimmed = plan.space.largest
     whole = (unslimmed.in_channels, *unslimmed.input_size)
@@ -93,6 +95,34 @@ def prove(network: EfficientFormer, folder: RunFolder, plan: Plan, target: Targe
     return Proof(artefact, slimmed, tuple(others))
 
 
+def export_checked(
+    network: EfficientFormer,
+    path: Path,
+    target: Target,
+    check: Images,
+    train: Images,
+    *,
+    classes_agree: bool = True,
+) -> Artefact:
+    """Export a network, calibrated on training images where its precision asks for that, and compare it.
+
+    Args:
+        network: with weights.
+        path: the file to write.
+        target: what for.
+        check: what it is compared with PyTorch on: some of them.
+        train: what it is calibrated on: some of them.
+        classes_agree: whether its top-1 classes must be PyTorch's.
+
+    Raises:
+        ExportMismatchError: if the file does not compute what the network does.
+    """
+    side = network.architecture.input_size[0]
+    checked, _ = next(evaluation_batches(check.sample(CHECKED), side))
+    calibrated, _ = next(evaluation_batches(train.sample(CALIBRATED), side))
+    return export(network, path, target, checked, photographs=classes_agree, calibration=calibrated)
+
+
 def quick_receipt(architecture: Architecture, target: Target) -> Measurement:
     """A network's latency before it is worth training: exported with random weights and timed alone."""
     image = (architecture.in_channels, *architecture.input_size)
@@ -108,7 +138,7 @@ class Asked:
         budget: as it was given.
         budget_ms: in milliseconds.
         job: the run.
-        plan: what was found possible.
+        largest: where the search began.
         split: the files.
         unslimmed: trained by the same recipe, if that was asked for.
     """
@@ -116,7 +146,7 @@ class Asked:
     budget: Budget
     budget_ms: float
     job: Job
-    plan: Plan
+    largest: Architecture
     split: Split
     unslimmed: EfficientFormer | None
 
@@ -143,22 +173,33 @@ class Met:
         return self.search.architecture
 
 
-def summarise(asked: Asked, met: Met, judge: Judge, rows: LatencyTable) -> dict[str, Any]:
-    """Every figure of one budget's network, each with its receipt or its number of images."""
-    trained, side = judge.final(met.network), met.found.input_size[0]
-    job, largest, images = asked.job, asked.plan.space.largest, judge.images(met.found)
+def summarise(asked: Asked, met: Met, judge: Judge, rows: LatencyTable, folder: RunFolder) -> dict[str, Any]:
+    """Every figure of one budget's network, each with its receipt or its number of images.
+
+    `top1` is the exported file's. In float32 that is the network's own: they agree to rounding. In other
+    precisions the file is scored itself, on all validation images.
+    """
+    accuracy, side = _accuracy(asked, met, judge), met.found.input_size[0]
+    trained = deployed = judge.final(met.network)
+    accuracy["slimmed, trained"] = trained.to_json()
+    if rows.target.precision != "fp32":
+        file = folder.file(met.proof.artefact.path)
+        deployed = judge.of_file(file, rows.target, judge.images(met.found).val, side)
+        accuracy[f"slimmed, exported in {rows.target.precision}"] = deployed.to_json()
+    job, largest, images = asked.job, asked.largest, judge.images(met.found)
     return {
         "format": "efficientformer.summary/1",
         "version": importlib.metadata.version("efficientformer"),
         **_latency(asked, met),
-        "top1": trained.top1,
-        "images": trained.images,
+        "target": str(rows.target),
+        "top1": deployed.top1,
+        "images": deployed.images,
         "params": met.proof.slimmed.params,
         "macs": met.proof.slimmed.macs,
         "seed": job.seed,
         "architecture": str(met.found.compact()),
         "unslimmed_architecture": str(largest),
-        "accuracy": {**_accuracy(asked, met, judge), "slimmed, trained": trained.to_json()},
+        "accuracy": accuracy,
         "contenders": [one.to_json() for one in (met.proof.slimmed, *met.proof.others)],
         "artefact": met.proof.artefact.to_json(),
         "preprocessing": {
@@ -195,7 +236,6 @@ def _latency(asked: Asked, met: Met) -> dict[str, Any]:
         "measured_p90_ms": receipt.p90_ms,
         "samples": len(receipt.samples_ms),
         "verdict": receipt.verdict,
-        "target": str(asked.job.target),
         "fingerprint": receipt.fingerprint,
     }
 
@@ -204,7 +244,7 @@ def _accuracy(asked: Asked, met: Met, judge: Judge) -> dict[str, dict[str, Any] 
     """What the network found is held against, on the validation images."""
     unslimmed = judge.final(asked.unslimmed).to_json() if asked.unslimmed else None
     return {
-        "unslimmed, supernet weights": judge.final(judge.inherited(asked.plan.space.largest)).to_json(),
+        "unslimmed, supernet weights": judge.final(judge.inherited(asked.largest)).to_json(),
         "unslimmed, trained": unslimmed,
         "slimmed, supernet weights": judge.final(judge.inherited(met.found)).to_json(),
     }

@@ -114,14 +114,8 @@ def ship(
     return [_timed(one, out) for one in shipped]
 
 
-def file_name(model: Model, target: Target) -> str:
-    """`efficientformer_l1.onnx`, `efficientformer_l1.int8.onnx`."""
-    precision = "" if target.precision == "fp32" else f".{target.precision}"
-    return f"{model.name}{precision}{RUNTIMES[target.runtime].suffix}"
-
-
 def _one(model: Model, target: Target, out: Path, check: Tensor, calibration: Tensor | None) -> Shipped:
-    path = out / file_name(model, target)
+    path = out / target.file_name(model.name)
     try:
         proof = export(
             model.network,

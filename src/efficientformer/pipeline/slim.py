@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import shutil
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from efficientformer.pipeline.contract import BudgetMissedError, Contract
 from efficientformer.pipeline.folder import TABLE, RunFolder
 from efficientformer.pipeline.front import write_front
 from efficientformer.pipeline.job import Job
-from efficientformer.pipeline.preflight import Plan, preflight
+from efficientformer.pipeline.precision import PRECISIONS, Decisions, choose
+from efficientformer.pipeline.preflight import PREFLIGHT, Plan, preflight, write_plans
 from efficientformer.pipeline.prove import Asked, summarise
 from efficientformer.pipeline.slim_training import Pictures, learn_supernet, rank
 from efficientformer.pipeline.team import Team
@@ -37,7 +38,9 @@ from efficientformer.search.scores import ScoreBook
 from efficientformer.training.distributed import World, joined
 
 SEARCH = "search.jsonl"
-"""The whole search of a run's folder, for all its budgets; `journal.jsonl` is one network's part of it."""
+"""The whole search of a run's folder, for all its budgets; `journal.jsonl` is one network's part of it.
+
+Another precision's is called after it: `search-int8.jsonl`."""
 
 __all__ = ["BudgetMissedError", "slim", "slim_to_budgets"]
 
@@ -103,14 +106,19 @@ def _finished(job: Job, folder: RunFolder) -> list[dict[str, Any]]:
 def _run(
     job: Job, split: Split, folder: RunFolder, table: Path, world: World, progress: Progress
 ) -> list[dict[str, Any]]:
-    with prepared(job, split, folder, table, world, progress) as contract:
-        if contract is None:
+    with prepared(job, split, folder, table, world, progress) as contracts:
+        if not contracts:
             return []
-        unslimmed = _unslimmed(contract, folder) if job.train_unslimmed else None
+        own = contracts[0]
+        unslimmed = _unslimmed(own, folder) if job.train_unslimmed else None
+        asked = [
+            Asked(one, own.plan.budget_ms(one), job, own.plan.space.largest, split, unslimmed)
+            for one in job.budgets
+        ]
         places = [place(folder, budget) for budget in job.budgets]
+        decisions = Decisions(folder.file(PRECISIONS))
         summaries = [
-            _one_budget(contract, budget, own, split, unslimmed)
-            for budget, own in zip(job.budgets, places, strict=True)
+            _one_budget(contracts, one, its, decisions) for one, its in zip(asked, places, strict=True)
         ]
         write_front(folder)
         for one in (folder, *places):
@@ -130,20 +138,21 @@ def _unslimmed(contract: Contract, folder: RunFolder) -> EfficientFormer:
 @contextlib.contextmanager
 def prepared(
     job: Job, split: Split, folder: RunFolder, table: Path, world: World, progress: Progress
-) -> Generator[Contract | None, None, None]:
+) -> Generator[tuple[Contract, ...], None, None]:
     """Measure, read the images, train the supernet: all that comes before a search.
 
-    None in the processes beside the first, once that has left the context.
+    A contract for each of the job's targets, its own first; none in the processes beside the first, once that
+    has left the context.
     """
-    progress.stage(f"1/6 measuring on {job.target}")
-    rows = None
+    progress.stage(f"1/6 measuring on {', '.join(map(str, job.targets))}")
+    known: list[tuple[Plan, LatencyTable]] = []
     if world.main:
-        plan, rows = preflight(job, folder, split, table, progress)
+        known = preflight(job, folder, split, table, progress)
         if not folder.file("job.json").exists():
             folder.claim(job)
-        write_json(folder.file("preflight.json"), plan.to_json())
+        write_plans(job, folder, [plan for plan, _ in known])
     world.wait()
-    plan = Plan.from_json(read_json(folder.file("preflight.json")))
+    plan = Plan.from_json(read_json(folder.file(PREFLIGHT)))
     progress.stage(f"2/6 reading {sum(map(len, (split.train, split.search, split.val)))} images")
     pictures = Pictures(job, split, folder, world, progress)
     images = pictures.decode_all()
@@ -151,29 +160,38 @@ def prepared(
     supernet = learn_supernet(job, plan.space, images.train, folder, progress, world)
     team = Team(job, rank(job, supernet, pictures, folder, world), world, progress)
     with team.gathered() as decides:
-        yield _contract(job, folder, plan, rows, team) if decides and rows is not None else None
-    if rows is not None:
+        yield _contracts(job, folder, known, team) if decides else ()
+    for _, rows in known:
         rows.close()
 
 
-def _contract(job: Job, folder: RunFolder, plan: Plan, rows: LatencyTable, team: Team) -> Contract:
+def _contracts(
+    job: Job, folder: RunFolder, known: Sequence[tuple[Plan, LatencyTable]], team: Team
+) -> tuple[Contract, ...]:
+    """One a target: a table and a journal each, and the scores, which are of float32 weights, for all."""
     digest = hashlib.sha256(folder.file("supernet.safetensors").read_bytes()).hexdigest()
-    of = f"supernet {digest[:16]}, images {plan.images}, seed {job.seed}"
+    of = f"supernet {digest[:16]}, images {known[0][0].images}, seed {job.seed}"
     book = ScoreBook(folder.file("scores.jsonl"), team.score_many, of=of)
-    return Contract(job, plan, rows, book, Journal(folder.file(SEARCH)), team)
+    return tuple(
+        Contract(job, plan, rows, book, Journal(folder.file(job.named(SEARCH, rows.target))), team)
+        for plan, rows in known
+    )
 
 
 def _one_budget(
-    contract: Contract, budget: Budget, folder: RunFolder, split: Split, unslimmed: EfficientFormer | None
+    contracts: Sequence[Contract], asked: Asked, folder: RunFolder, decisions: Decisions
 ) -> dict[str, Any]:
     """One budget's network with its summary; read, where it is done."""
     path, begun = folder.file("summary.json"), time.monotonic()
     if path.exists():
         return read_json(path)
-    budget_ms = contract.plan.budget_ms(budget)
-    met = contract.meet(budget_ms, folder)
-    asked = Asked(budget, budget_ms, contract.job, contract.plan, split, unslimmed)
-    summary = summarise(asked, met, contract.team.judge, contract.rows)
+    contract, compared = contracts[0], []
+    if len(contracts) > 1:
+        contract = choose(contracts, asked.budget_ms, decisions)
+        compared = [one.to_json() for one in decisions.of(asked.budget_ms)]
+    met = contract.meet(asked.budget_ms, folder)
+    summary = summarise(asked, met, contract.team.judge, contract.rows, folder)
+    summary["precisions"] = compared
     summary["seconds"] = round(time.monotonic() - begun, 1)
     _warn_of_training(summary, contract.team.progress)
     write_json(folder.file("architecture.json"), met.found.compact().to_json())
@@ -184,9 +202,9 @@ def _one_budget(
 
 
 def _warn_of_training(summary: dict[str, Any], progress: Progress) -> None:
-    before = summary["accuracy"]["slimmed, supernet weights"]["top1"]
-    if summary["top1"] < before:
-        told = (
-            f"training the network found did not help: top-1 {before:.1%} before, {summary['top1']:.1%} after"
-        )
+    before, after = (
+        summary["accuracy"][f"slimmed, {weights}"]["top1"] for weights in ("supernet weights", "trained")
+    )
+    if after < before:
+        told = f"training the network found did not help: top-1 {before:.1%} before, {after:.1%} after"
         progress.line(f"   {told}; give it more --epochs")

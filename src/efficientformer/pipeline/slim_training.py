@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -11,7 +13,9 @@ from efficientformer.architecture import Architecture
 from efficientformer.data.batches import cached_side
 from efficientformer.data.images import Images, decode, refuse_unreadable
 from efficientformer.data.sources.folder import Split
-from efficientformer.evaluation.score import Score, evaluate
+from efficientformer.evaluation.exported import ExportedFile
+from efficientformer.evaluation.score import Score, evaluate, score
+from efficientformer.latency.target import Target
 from efficientformer.model.network import EfficientFormer
 from efficientformer.model.weights import read_tensors, save_tensors
 from efficientformer.pipeline.folder import RunFolder
@@ -168,6 +172,11 @@ class Judge:
         """Accuracy of a network on the validation images."""
         side = network.architecture.input_size[0]
         return evaluate(network, self.pictures.at(side).val, side)
+
+    def of_file(self, path: Path, target: Target, images: Images, side: int) -> Score:
+        """Accuracy of an exported file, run as the target says, on images for its side."""
+        with contextlib.closing(ExportedFile(path, target)) as file:
+            return score(file, images, side)
 
     def measured_importance(self, architecture: Architecture) -> Importance:
         """Of the blocks of a sub-network, by the Taylor score."""

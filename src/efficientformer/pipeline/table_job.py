@@ -22,7 +22,7 @@ from efficientformer.latency.table import Fit, LatencyTable
 from efficientformer.latency.table.audit import Audit, Held
 from efficientformer.latency.table.interpolate import sub_grid
 from efficientformer.latency.target import Target
-from efficientformer.latency.untrained import untrained
+from efficientformer.latency.untrained import export_untrained, untrained
 from efficientformer.layers import Layer
 from efficientformer.model.deploy import fold
 from efficientformer.progress import Progress, clock
@@ -87,10 +87,10 @@ def build(
         progress: told how far it is; first, how long it will take.
 
     Raises:
-        InputError: for another precision than fp32, a table that is not of this machine, or too few networks.
+        InputError: for a table that is not of this machine, or too few networks.
     """
     begun, progress = time.monotonic(), progress or Progress()
-    _check(target, networks, least=5)
+    _check(networks, least=5)
     table = LatencyTable(path, target)
     try:
         table.check_machine(progress.line)
@@ -128,7 +128,7 @@ def audit(
         InputError: if no space was built in the table for this target, or the space has too few networks.
     """
     begun, progress = time.monotonic(), progress or Progress()
-    _check(target, networks, least=3)
+    _check(networks, least=3)
     table = open_built(path, target)
     try:
         table.check_machine(progress.line)
@@ -207,7 +207,7 @@ def time_networks(networks: Sequence[Architecture], target: Target) -> Measured:
     runtime = usable(target.runtime, target.device)
     with tempfile.TemporaryDirectory() as folder:
         traced = [Traced(fold(untrained(one)), (1, one.in_channels, *one.input_size)) for one in networks]
-        paths = runtime.export_many(traced, Path(folder))
+        paths = export_untrained(runtime, traced, Path(folder), target.precision)
         del traced
         files = {str(index): path for index, path in enumerate(paths)}
         take: Callable[[], dict[str, Measurement]] = lambda: measure_files(  # noqa: E731
@@ -234,10 +234,6 @@ def _estimate(
     progress.line(f"   about {clock(seconds)} for {len(table.missing_files(missing))} files{whole_s}")
 
 
-def _check(target: Target, networks: int, least: int) -> None:
-    if target.precision != "fp32":
-        raise InputError(
-            f"{target}: layers of a latency table are exported in fp32 only; leave precision out"
-        )
+def _check(networks: int, least: int) -> None:
     if networks < least:
         raise InputError(f"table: --networks must be at least {least}, not {networks}")

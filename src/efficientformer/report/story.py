@@ -71,11 +71,16 @@ class Contender:
 
 @dataclass(frozen=True)
 class Story:
-    """Everything the page shows."""
+    """Everything the page shows.
+
+    `preflight` is of the precision that the network runs in, `asked` of the target that was asked for: the
+    same, unless the run chose another precision.
+    """
 
     name: str
     summary: dict[str, Any]
     preflight: dict[str, Any]
+    asked: dict[str, Any]
     contenders: tuple[Contender, ...]
     accuracies: tuple[tuple[str, Accuracy | None], ...]
     trail: Trail
@@ -132,15 +137,28 @@ def read_story(run: Path) -> Story:
         raise InputError(
             f"{run / 'summary.json'}: is no summary of {FORMAT}; run `efficientformer slim` anew"
         )
-    preflight = _read(run, "preflight.json")
+    asked = _read(_home(run), "preflight.json")
     if not (run / "journal.jsonl").exists():
         raise _unfinished(run, "journal.jsonl")
     try:
-        return _story(run, summary, preflight)
+        return _story(run, summary, asked)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise InputError(
             f"{run}: a value is missing or of the wrong type ({error!r}); was it made by another version?"
         ) from error
+
+
+def _home(run: Path) -> Path:
+    """The run's folder; of several budgets each network has a folder in it."""
+    above = run.resolve().parent
+    return above if not (run / "preflight.json").exists() and (above / "preflight.json").exists() else run
+
+
+def _preflight(run: Path, summary: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """What was possible in the precision that was taken."""
+    if summary["target"] == summary["job"]["target"]:
+        return asked
+    return _read(_home(run), f"preflight-{summary['precisions'][0]['precision']}.json")
 
 
 def _read(run: Path, name: str) -> dict[str, Any]:
@@ -163,13 +181,15 @@ def _unfinished(run: Path, name: str) -> InputError:
     )
 
 
-def _story(run: Path, summary: dict[str, Any], preflight: dict[str, Any]) -> Story:
+def _story(run: Path, summary: dict[str, Any], asked: dict[str, Any]) -> Story:
     job, trail = summary["job"], read_trail(run / "journal.jsonl", summary["architecture"])
+    preflight = _preflight(run, summary, asked)
     accuracies = {name: _accuracy(name, figures) for name, figures in summary["accuracy"].items()}
     return Story(
         run.resolve().name,
         summary,
         preflight,
+        asked,
         _contenders(summary["contenders"], accuracies),
         tuple(accuracies.items()),
         trail,
@@ -193,7 +213,13 @@ def _contenders(rows: list[dict[str, Any]], known: dict[str, Accuracy | None]) -
     order = {"slimmed": 0, "unslimmed": 1}
     rows = sorted(rows, key=lambda row: order.get(row["name"], 2))
     peer_ms = rows[2]["latency"]["median_ms"] if len(rows) > 2 else None
-    return tuple(_contender(row, known.get(f"{row['name']}, trained"), peer_ms) for row in rows)
+    return tuple(_contender(row, _final(row["name"], known), peer_ms) for row in rows)
+
+
+def _final(name: str, known: dict[str, Accuracy | None]) -> Accuracy | None:
+    """A contender's accuracy: of its exported file where that was scored, or else of the trained network."""
+    scored = [one for key, one in known.items() if key.startswith(f"{name}, exported in ")]
+    return scored[0] if scored else known.get(f"{name}, trained")
 
 
 def _contender(row: dict[str, Any], accuracy: Accuracy | None, peer_ms: float | None) -> Contender:

@@ -168,8 +168,21 @@ class Runtime(Protocol):
         """
         ...
 
-    def export_many(self, traced: Sequence[Traced], folder: Path) -> list[Path]:
-        """Several small modules in float32, each a file of its own in a folder."""
+    def export_many(
+        self,
+        traced: Sequence[Traced],
+        folder: Path,
+        precision: str = "fp32",
+        calibration: Sequence[np.ndarray] = (),
+    ) -> list[Path]:
+        """Several small modules, each a file of its own in a folder; faster than one by one, where it can be.
+
+        Args:
+            traced: what to export.
+            folder: of the files.
+            precision: one of `precisions`.
+            calibration: for int8, what each module is calibrated on: (n, …) float32.
+        """
         ...
 
     def load(self, path: Path, settings: Settings) -> Session:
@@ -211,11 +224,18 @@ def version(runtime: Runtime) -> str:
     return installed(runtime.packages[0]) or "missing"
 
 
-def export_each(runtime: Runtime, traced: Sequence[Traced], folder: Path) -> list[Path]:
+def export_each(
+    runtime: Runtime,
+    traced: Sequence[Traced],
+    folder: Path,
+    precision: str = "fp32",
+    calibration: Sequence[np.ndarray] = (),
+) -> list[Path]:
     """Several modules one after another, for converters that gain nothing from a bundle."""
     paths = [folder / f"{index}{runtime.suffix}" for index in range(len(traced))]
-    for item, path in zip(traced, paths, strict=True):
-        runtime.export(item, path)
+    images = each_calibration(traced, precision, calibration)
+    for item, path, one in zip(traced, paths, images, strict=True):
+        runtime.export(item, path, precision, one)
     return paths
 
 
@@ -235,6 +255,20 @@ def calibration_images(calibration: np.ndarray | None, image: Sequence[int]) -> 
         given, taken = calibration.shape[1:], tuple(image)
         raise InputError(f"images to calibrate on are {given}, the network takes {taken}")
     return calibration
+
+
+def each_calibration(
+    traced: Sequence[Traced], precision: str, calibration: Sequence[np.ndarray]
+) -> list[np.ndarray | None]:
+    """For each of several modules the images it is calibrated on; None where the precision needs none.
+
+    Raises:
+        InputError: as `calibration_images`.
+    """
+    if precision != "int8":
+        return [None] * len(traced)
+    given = [*calibration] or [None] * len(traced)
+    return [calibration_images(one, item.shape[1:]) for one, item in zip(given, traced, strict=True)]
 
 
 def last_line(error: BaseException) -> str:

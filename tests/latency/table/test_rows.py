@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 
 from efficientformer import Architecture, Layer
-from efficientformer.latency.table.rows import EMPTY, Chain, combined, name_of, recipe
+from efficientformer.latency.table.rows import EMPTY, Chain, combined, measure_chains, name_of, recipe
+from efficientformer.latency.target import Target
 from efficientformer.layers import KINDS
+from efficientformer.runtimes import RUNTIMES, Session, Settings
 from tests.latency.table.made import CALL_MS, chain_ms, fake_ms
 from tests.strategies import architectures, tiny
 
@@ -48,3 +51,26 @@ def test_names_tell_chains_apart() -> None:
     chains: list[Chain] = [EMPTY, *((layer,) for layer in layers), *(tuple(layers[:n]) for n in range(2, 5))]
     assert len({name_of(chain) for chain in chains}) == len(chains)
     assert name_of(EMPTY) == "call"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "target",
+    ["onnxruntime", "onnxruntime:precision=int8", "openvino:precision=bf16", "openvino:precision=int8"],
+)
+def test_chains_are_measured_in_the_targets_precision(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading refuses a file of another precision than it is asked for, but for fp32 and bf16 in OpenVINO."""
+    asked, where = list[str](), Target.parse(target)
+    runtime = RUNTIMES[where.runtime]
+    load = runtime.load
+
+    def noted(path: Path, settings: Settings) -> Session:
+        asked.append(settings.precision)
+        return load(path, settings)
+
+    monkeypatch.setattr(type(runtime), "load", lambda _, path, settings: noted(path, settings))
+    layer = tiny().layers()[1]
+    receipts = measure_chains([EMPTY, (layer,), (layer,) * 3], where)
+    assert sorted(asked) == sorted(["fp32", where.precision, where.precision])
+    assert all(one.target == str(where) and one.median_ms > 0 for one in receipts.values())
+    assert receipts[name_of(EMPTY)].median_ms == min(one.median_ms for one in receipts.values())

@@ -13,6 +13,7 @@ half of it at each side. So every row is a weighted sum of files' medians, and n
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import tempfile
 from collections import defaultdict
@@ -21,13 +22,13 @@ from pathlib import Path
 
 from torch import nn
 
-from efficientformer.latency.measure import in_process, measure
+from efficientformer.latency.measure import Turn, in_process, measure
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.target import Target
-from efficientformer.latency.untrained import deployed_layer, input_shape
+from efficientformer.latency.untrained import deployed_layer, export_untrained, input_shape
 from efficientformer.latency.worker import sentinel_work
 from efficientformer.layers import KINDS, Layer
-from efficientformer.runtimes import Runtime, Traced, usable
+from efficientformer.runtimes import Runtime, Settings, Traced, usable
 from efficientformer.runtimes.base import random_image
 
 Chain = tuple[Layer, ...]
@@ -87,24 +88,43 @@ def combined(layers: Mapping[Layer, float], call: float) -> dict[Chain, float]:
 def measure_chains(chains: Sequence[Chain], target: Target) -> dict[str, Measurement]:
     """Time chains of layers in their deployed form, in interleaved rounds; receipts by the chains' names.
 
-    Rounds in which a fixed piece of work was slow are set aside.
+    Files are in the target's precision, but for the all but empty one, which holds nothing that could be in
+    another than float32. Rounds in which a fixed piece of work was slow are set aside.
 
     Args:
         chains: what to time.
         target: where.
     """
     runtime = usable(target.runtime, target.device)
-    traced = {name_of(chain): _traced(chain) for chain in chains}
     with tempfile.TemporaryDirectory() as folder:
-        files = runtime.export_many(list(traced.values()), Path(folder))
-        subjects = {
-            name: in_process(_call(runtime, file, item, target))
-            for (name, item), file in zip(traced.items(), files, strict=True)
-        }
+        subjects = {}
+        for precision in dict.fromkeys((target.precision, "fp32")):
+            its = [chain for chain in chains if _precision(chain, target) == precision]
+            subjects |= _loaded(runtime, its, Path(folder) / precision, target, precision)
         guard = in_process(sentinel_work())
         return measure(
             subjects, target, rounds=8, seconds=0.15, min_samples=24, sentinel=guard, warm_up_s=0.1
         )
+
+
+def _precision(chain: Chain, target: Target) -> str:
+    return target.precision if chain else "fp32"
+
+
+def _loaded(
+    runtime: Runtime, chains: Sequence[Chain], folder: Path, target: Target, precision: str
+) -> dict[str, Turn]:
+    """Chains exported in a precision and loaded, ready to take turns, by their names."""
+    if not chains:
+        return {}
+    folder.mkdir()
+    traced = [_traced(chain) for chain in chains]
+    files = export_untrained(runtime, traced, folder, precision)
+    settings = dataclasses.replace(target.settings, precision=precision)
+    return {
+        name_of(chain): in_process(_call(runtime, file, item, settings))
+        for chain, item, file in zip(chains, traced, files, strict=True)
+    }
 
 
 def measure_layers(
@@ -129,6 +149,6 @@ def _traced(chain: Chain) -> Traced:
     return Traced(module, input_shape(chain[0]))
 
 
-def _call(runtime: Runtime, file: Path, item: Traced, target: Target) -> Callable[[], object]:
-    session, array = runtime.load(file, target.settings), random_image(item.shape)
+def _call(runtime: Runtime, file: Path, item: Traced, settings: Settings) -> Callable[[], object]:
+    session, array = runtime.load(file, settings), random_image(item.shape)
     return lambda: session.run(array)

@@ -78,9 +78,15 @@ class CoreMl:
                 path.rename(Path(folder) / f"old{self.suffix}")
             made.rename(path)
 
-    def export_many(self, traced: Sequence[Traced], folder: Path) -> list[Path]:
+    def export_many(
+        self,
+        traced: Sequence[Traced],
+        folder: Path,
+        precision: str = "fp32",
+        calibration: Sequence[np.ndarray] = (),
+    ) -> list[Path]:
         """Several modules, each a package of its own."""
-        return export_each(self, traced, folder)
+        return export_each(self, traced, folder, precision, calibration)
 
     def load(self, path: Path, settings: Settings) -> CoreMlSession:
         """A program on its compute units: the CPU, or all that Core ML finds.

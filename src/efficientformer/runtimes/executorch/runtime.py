@@ -88,9 +88,15 @@ class ExecuTorch:
                 raise UnsupportedOperatorError(f"ExecuTorch has no kernel for {kernel}")
         write_atomically(path, program)
 
-    def export_many(self, traced: Sequence[Traced], folder: Path) -> list[Path]:
+    def export_many(
+        self,
+        traced: Sequence[Traced],
+        folder: Path,
+        precision: str = "fp32",
+        calibration: Sequence[np.ndarray] = (),
+    ) -> list[Path]:
         """Several small modules, one after another."""
-        return export_each(self, traced, folder)
+        return export_each(self, traced, folder, precision, calibration)
 
     def load(self, path: Path, settings: Settings) -> ExecuTorchSession:
         """A program, ready to run on so many threads, the caller's among them.

@@ -70,9 +70,15 @@ class Ncnn:
             ncnn_files.weights(graph).replace(ncnn_files.weights(path))
             graph.replace(path)
 
-    def export_many(self, traced: Sequence[Traced], folder: Path) -> list[Path]:
+    def export_many(
+        self,
+        traced: Sequence[Traced],
+        folder: Path,
+        precision: str = "fp32",
+        calibration: Sequence[np.ndarray] = (),
+    ) -> list[Path]:
         """Several modules, each a file of its own."""
-        return export_each(self, traced, folder)
+        return export_each(self, traced, folder, precision, calibration)
 
     def load(self, path: Path, settings: Settings) -> NcnnSession:
         """A network on so many threads, none of which spins while it waits."""

@@ -22,7 +22,7 @@ from efficientformer.runtimes.base import (
     Trace,
     Traced,
     as_float32,
-    calibration_images,
+    each_calibration,
     last_line,
     missing,
 )
@@ -63,21 +63,23 @@ class OnnxRuntime:
         """Write one module as an ONNX file with its weights inside, the input named `images`."""
         from efficientformer.runtimes.onnx_files import convert_one
 
-        model = convert_one(traced)
-        if precision == "int8":
-            from efficientformer.runtimes.onnxruntime.int8 import quantise
+        (images,) = each_calibration([traced], precision, [] if calibration is None else [calibration])
+        _save(convert_one(traced), path, images)
 
-            quantise(model, calibration_images(calibration, traced.shape[1:]), path)
-        else:
-            write_atomically(path, model.SerializeToString())
-
-    def export_many(self, traced: Sequence[Traced], folder: Path) -> list[Path]:
+    def export_many(
+        self,
+        traced: Sequence[Traced],
+        folder: Path,
+        precision: str = "fp32",
+        calibration: Sequence[np.ndarray] = (),
+    ) -> list[Path]:
         """Several modules in one pass of the exporter, a file each."""
         from efficientformer.runtimes.onnx_files import convert_each
 
         paths = [folder / f"{index}{self.suffix}" for index in range(len(traced))]
-        for path, model in zip(paths, convert_each(traced), strict=True):
-            write_atomically(path, model.SerializeToString())
+        images = each_calibration(traced, precision, calibration)
+        for path, model, one in zip(paths, convert_each(traced), images, strict=True):
+            _save(model, path, one)
         return paths
 
     def load(self, path: Path, settings: Settings) -> OnnxSession:
@@ -120,6 +122,16 @@ class OnnxSession:
     def run(self, array: np.ndarray) -> np.ndarray:
         """The first output for one float32 input."""
         return as_float32(self._session.run(None, {self._input.name: array})[0])
+
+
+def _save(model: Any, path: Path, calibration: np.ndarray | None) -> None:
+    """Write a float32 model, quantised if there is what to calibrate on."""
+    if calibration is None:
+        write_atomically(path, model.SerializeToString())
+    else:
+        from efficientformer.runtimes.onnxruntime.int8 import quantise
+
+        quantise(model, calibration, path)
 
 
 def _session(path: Path, settings: Settings, profile_to: Path | None) -> Any:

@@ -15,7 +15,7 @@ from efficientformer.runtimes.base import (
     Trace,
     Traced,
     as_float32,
-    calibration_images,
+    each_calibration,
     last_line,
     missing,
 )
@@ -66,17 +66,21 @@ class OpenVino:
             MissingRuntimeError: if int8 is wanted and nncf is not installed.
             UnsupportedOperatorError: if the converter cannot express the module.
         """
-        if precision == "int8":
-            images = calibration_images(calibration, traced.shape[1:])
-            self._save(quantised(from_onnx(convert_one(traced)), images), path, precision)
-        else:
-            self._save(from_onnx(convert_one(traced)), path, precision)
+        (images,) = each_calibration([traced], precision, [] if calibration is None else [calibration])
+        self._convert(convert_one(traced), path, precision, images)
 
-    def export_many(self, traced: Sequence[Traced], folder: Path) -> list[Path]:
-        """Several modules in float32, converted in one pass: `000.xml`, `001.xml`, …"""
+    def export_many(
+        self,
+        traced: Sequence[Traced],
+        folder: Path,
+        precision: str = "fp32",
+        calibration: Sequence[np.ndarray] = (),
+    ) -> list[Path]:
+        """Several modules, converted in one pass: `000.xml`, `001.xml`, …"""
         paths = [folder / f"{index:03}{self.suffix}" for index in range(len(traced))]
-        for model, path in zip(convert_each(traced), paths, strict=True):
-            self._save(from_onnx(model), path, "fp32")
+        images = each_calibration(traced, precision, calibration)
+        for model, path, one in zip(convert_each(traced), paths, images, strict=True):
+            self._convert(model, path, precision, one)
         return paths
 
     def load(self, path: Path, settings: Settings) -> OpenVinoSession:
@@ -98,6 +102,11 @@ class OpenVino:
             session = OpenVinoSession(compiled)
             profiles.append(mean_ms(compiled, lambda run=session.run: run(array), share, whole))
         return Trace(operators(compiled, profiles), tuple(whole), "OpenVINO performance counters")
+
+    def _convert(self, proto: Any, path: Path, precision: str, calibration: np.ndarray | None) -> None:
+        """An ONNX model as a file in a precision; int8, if there is what to calibrate on."""
+        model = from_onnx(proto)
+        self._save(model if calibration is None else quantised(model, calibration), path, precision)
 
     def _save(self, model: Any, path: Path, precision: str) -> None:
         ov = package("openvino")

@@ -85,9 +85,15 @@ class Compiled:
             facts = {"shape": json.dumps(traced.shape), "precision": precision}
             _compile(program, Path(folder), facts).replace(path)
 
-    def export_many(self, traced: Sequence[Traced], folder: Path) -> list[Path]:
-        """Several small modules in float32, each compiled to a file of its own in a folder."""
-        return export_each(self, traced, folder)
+    def export_many(
+        self,
+        traced: Sequence[Traced],
+        folder: Path,
+        precision: str = "fp32",
+        calibration: Sequence[np.ndarray] = (),
+    ) -> list[Path]:
+        """Several small modules, each compiled to a file of its own in a folder."""
+        return export_each(self, traced, folder, precision, calibration)
 
     def load(self, path: Path, settings: Settings) -> CompiledSession:
         """The library in a package, ready to run; the number of threads is this whole process's.

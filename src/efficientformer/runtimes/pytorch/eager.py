@@ -75,9 +75,15 @@ class PyTorch:
             raise UnsupportedOperatorError(f"torch: the exported network {error}") from None
         write_atomically(path, content)
 
-    def export_many(self, traced: Sequence[Traced], folder: Path) -> list[Path]:
-        """Several small modules in float32, each a file of its own in a folder."""
-        return export_each(self, traced, folder)
+    def export_many(
+        self,
+        traced: Sequence[Traced],
+        folder: Path,
+        precision: str = "fp32",
+        calibration: Sequence[np.ndarray] = (),
+    ) -> list[Path]:
+        """Several small modules, each a file of its own in a folder."""
+        return export_each(self, traced, folder, precision, calibration)
 
     def load(self, path: Path, settings: Settings) -> EagerSession:
         """A program on a device; the number of threads is this whole process's.

@@ -15,7 +15,7 @@ from efficientformer.runtimes.base import (
     Trace,
     Traced,
     as_float32,
-    calibration_images,
+    each_calibration,
     last_line,
     missing,
 )
@@ -53,19 +53,25 @@ class TfLite:
 
         int8 is static: weights per channel, activations by what they were on the calibration images.
         """
-        from efficientformer.runtimes.tflite.files import convert, quantise
+        from efficientformer.runtimes.tflite.files import convert
 
-        images = calibration_images(calibration, traced.shape[1:]) if precision == "int8" else None
-        content = convert(traced)
-        write_atomically(path, content if images is None else quantise(content, images))
+        (images,) = each_calibration([traced], precision, [] if calibration is None else [calibration])
+        _save(convert(traced), path, images)
 
-    def export_many(self, traced: Sequence[Traced], folder: Path) -> list[Path]:
+    def export_many(
+        self,
+        traced: Sequence[Traced],
+        folder: Path,
+        precision: str = "fp32",
+        calibration: Sequence[np.ndarray] = (),
+    ) -> list[Path]:
         """Several modules in one pass of the converter, a file each."""
         from efficientformer.runtimes.tflite.files import convert_each
 
         paths = [folder / f"{index}{self.suffix}" for index in range(len(traced))]
-        for path, content in zip(paths, convert_each(traced), strict=True):
-            write_atomically(path, content)
+        images = each_calibration(traced, precision, calibration)
+        for path, content, one in zip(paths, convert_each(traced), images, strict=True):
+            _save(content, path, one)
         return paths
 
     def load(self, path: Path, settings: Settings) -> TfLiteSession:
@@ -147,6 +153,13 @@ class TfLiteSession:
         except (ValueError, RuntimeError):
             raise InputError(f"the file takes {self.shape}, not {shape}") from None
         self._now = shape
+
+
+def _save(content: bytes, path: Path, calibration: np.ndarray | None) -> None:
+    """Write a float32 file, quantised if there is what to calibrate on."""
+    from efficientformer.runtimes.tflite.files import quantise
+
+    write_atomically(path, content if calibration is None else quantise(content, calibration))
 
 
 def _check(path: Path) -> None:
