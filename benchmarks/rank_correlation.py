@@ -78,6 +78,7 @@ class Plan:
             supernet_epochs=self.supernet_epochs,
             epochs=self.epochs,
             precision=self.precision,  # ty: ignore[invalid-argument-type]
+            policy="exact",  # it goes without α, which even paths do not teach
             sampling=sampling,
             seed=self.seed,
         )
