@@ -12,10 +12,11 @@ Stopped, it goes on where it was: results are kept one by one under --out.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -165,34 +166,44 @@ def gaps(contract: Contract) -> list[dict[str, Any]]:
     return found
 
 
+@contextlib.contextmanager
+def contract_of(options: argparse.Namespace, target: str) -> Generator[tuple[Contract, RunFolder]]:
+    """A runtime's contract, with the supernet and the scores that all runtimes share."""
+    job, folder = job_of(options, target), RunFolder(options.out / target.replace(":", "-"))
+    folder.root.mkdir(parents=True, exist_ok=True)
+    for name in SHARED:
+        if (options.out / name).exists() and not folder.file(name).exists():
+            shutil.copyfile(options.out / name, folder.file(name))
+    split = scan(job.data, job.seed)
+    with prepared(job, split, folder, folder.file(TABLE), World(), Progress()) as contracts:
+        (contract,) = contracts
+        yield contract, folder
+        for name in SHARED:
+            shutil.copyfile(folder.file(name), options.out / name)
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """All of it, as one document."""
+    """All of it, as one document: first the budgets of every runtime, then the policies under the first."""
+    targets, job = options.targets.split(","), job_of(options, options.targets.split(",")[0])
     document: dict[str, Any] = {
         "format": "efficientformer.searching/1",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": fingerprint(Target()),
         "contract": [-SHORTFALL, TOLERANCE],
+        "job": {**job.to_json(), "data": job.data.name},
         "runtimes": {},
+        "policies": [],
+        "gaps": [],
     }
-    first = None
-    for target in options.targets.split(","):
-        job, folder = job_of(options, target), RunFolder(options.out / target.replace(":", "-"))
-        folder.root.mkdir(parents=True, exist_ok=True)
-        for name in SHARED:
-            if first and not folder.file(name).exists():
-                shutil.copyfile(first.file(name), folder.file(name))
-        split = scan(job.data, job.seed)
-        with prepared(job, split, folder, folder.file(TABLE), World(), Progress()) as contracts:
-            (contract,) = contracts
+    for target in targets:
+        with contract_of(options, target) as (contract, folder):
             document["runtimes"][target] = hits(contract, options, folder)
-            if first is None:
-                document["policies"] = compared(contract, folder)
-                document["gaps"] = kept(folder.file("gaps.json"), lambda c=contract: {"gaps": gaps(c)})[
-                    "gaps"
-                ]
-                document["space"] = str(contract.plan.space.largest)
-                document["job"] = {**job.to_json(), "data": job.data.name}
-        first = first or folder
+            document["space"] = str(contract.plan.space.largest)
+    if not options.hits_only:
+        with contract_of(options, targets[0]) as (contract, folder):
+            document["policies"] = compared(contract, folder)
+            found = kept(folder.file("gaps.json"), lambda: {"gaps": gaps(contract)})
+            document["gaps"] = found["gaps"]
     return document
 
 
@@ -220,31 +231,41 @@ def page(document: dict[str, Any]) -> str:
             f"{sum(one['hit'] for one in found)} | {np.median(off):+.1%}, {off.min():+.1%}, {off.max():+.1%} "
             f"| {counted} |"
         )
-    lines += [
+    return "\n".join([*lines, *_policies(document), *_gaps(document), ""])
+
+
+def _policies(document: dict[str, Any]) -> list[str]:
+    if not document["policies"]:
+        return []
+    return [
         "",
         "Policies under the first target; loss and top-1 of inherited weights on the search images.",
         "",
         "| budget ms | policy | predicted ms | loss | top-1 | images | networks scored |",
         "|---|---|---|---|---|---|---|",
+        *(
+            f"| {one['budget_ms']:.3f} | {one['policy']} | {one['predicted_ms']:.3f} | {one['loss']:.4f} | "
+            f"{one['top1']:.1%} | {one['images']} | {one['evaluations']} |"
+            for one in document["policies"]
+        ),
     ]
-    lines += [
-        f"| {one['budget_ms']:.3f} | {one['policy']} | {one['predicted_ms']:.3f} | {one['loss']:.4f} | "
-        f"{one['top1']:.1%} | {one['images']} | {one['evaluations']} |"
-        for one in document["policies"]
-    ]
-    lines += [
+
+
+def _gaps(document: dict[str, Any]) -> list[str]:
+    if not document["gaps"]:
+        return []
+    return [
         "",
         "The greedy choice beside the exact one, over the same rises in loss and the same table:",
         "",
         "| at most ms | greedy: sum of rises | exact | gap | loss measured: greedy, exact |",
         "|---|---|---|---|---|",
+        *(
+            f"| {one['high_ms']:.3f} | {one['greedy_objective']:.4f} | {one['exact_objective']:.4f} | "
+            f"{one['objective_gap']:.4f} | {one['greedy_loss']:.4f}, {one['exact_loss']:.4f} |"
+            for one in document["gaps"]
+        ),
     ]
-    lines += [
-        f"| {one['high_ms']:.3f} | {one['greedy_objective']:.4f} | {one['exact_objective']:.4f} | "
-        f"{one['objective_gap']:.4f} | {one['greedy_loss']:.4f}, {one['exact_loss']:.4f} |"
-        for one in document["gaps"]
-    ]
-    return "\n".join([*lines, ""])
 
 
 def main() -> None:
@@ -261,6 +282,7 @@ def main() -> None:
     parser.add_argument("--policy", default="greedy")
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hits-only", action="store_true", help="do not compare policies")
     document = run(parser.parse_args())
     write_json(RESULTS / "searching.json", document)
     write_atomically(RESULTS / "searching.md", page(document))
