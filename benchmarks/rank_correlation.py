@@ -176,21 +176,28 @@ def correlation(inherit: list[float], trained: list[float]) -> dict[str, Any]:
     }
 
 
+def _against(trained: list[float], scores: list[dict[str, Any]], sampling: Sampling) -> dict[str, Any]:
+    """A supernet's scores of the networks, held against their training alone."""
+    top1, loss = ([one[name] for one in scores] for name in ("top1", "loss"))
+    return {
+        "sampling": dataclasses.asdict(sampling),
+        "top1": top1,
+        "loss": loss,
+        **correlation(top1, trained),
+        "by loss": correlation([-one for one in loss], trained),
+    }
+
+
 def collected(plan: Plan) -> dict[str, Any]:
     """All results as one document."""
     networks = [read_json(plan.out / f"alone-{index:02}.json") for index in range(plan.networks)]
     trained = [one["top1"] for one in networks]
     macs = [float(Architecture.from_json(one["architecture"]).macs) for one in networks]
     found = {
-        name: {
-            "sampling": dataclasses.asdict(SETTINGS[name]),
-            "top1": [one["top1"] for one in read_json(score_file(plan, name))["scores"]],
-        }
+        name: _against(trained, read_json(score_file(plan, name))["scores"], SETTINGS[name])
         for name in SETTINGS
         if score_file(plan, name).exists()
     }
-    for one in found.values():
-        one |= correlation(one["top1"], trained)
     return {
         "format": "efficientformer.rank-correlation/1",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -206,6 +213,11 @@ def collected(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _tau(one: dict[str, Any]) -> str:
+    low, high = one["interval"]
+    return f"{one['kendall']:.2f} ({low:.2f} to {high:.2f})"
+
+
 def table(document: dict[str, Any]) -> str:
     """The results as Markdown."""
     plan, machine = document["plan"], document["machine"]
@@ -217,21 +229,21 @@ def table(document: dict[str, Any]) -> str:
         f"Judged on {document['images']:,} validation images. {document['date'][:10]}, "
         f"{machine['processor']}, {plan['precision']}, seed {plan['seed']}.",
         "",
-        "| supernet | Kendall τ (95 %) | Spearman ρ | inherited top-1, least to greatest |",
-        "|---|---|---|---|",
+        "| supernet | Kendall τ of top-1 (95 %) | of loss (95 %) | Spearman ρ of top-1 | inherited top-1 |",
+        "|---|---|---|---|---|",
     ]
     for name, one in document["supernets"].items():
-        low, high = one["interval"]
         lines.append(
-            f"| {name} | {one['kendall']:.2f} ({low:.2f} to {high:.2f}) | {one['spearman']:.2f} | "
+            f"| {name} | {_tau(one)} | {_tau(one['by loss'])} | {one['spearman']:.2f} | "
             f"{min(one['top1']):.1%} to {max(one['top1']):.1%} |"
         )
     one, trained = document["macs alone"], [row["top1"] for row in document["networks"]]
-    low, high = one["interval"]
+    missing = [name for name in SETTINGS if name not in document["supernets"]]
     lines += [
-        f"| none: by MACs | {one['kendall']:.2f} ({low:.2f} to {high:.2f}) | {one['spearman']:.2f} | – |",
+        f"| none: by MACs | {_tau(one)} | – | {one['spearman']:.2f} | – |",
         "",
-        f"Trained alone: {min(trained):.1%} to {max(trained):.1%}.",
+        f"Trained alone, one seed each: {min(trained):.1%} to {max(trained):.1%}.",
+        *([f"Not trained: {', '.join(missing)}."] if missing else []),
         "",
     ]
     return "\n".join(lines)
