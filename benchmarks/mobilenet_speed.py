@@ -5,9 +5,9 @@
 For each runtime MobileNetV2 ×1.0's latency is the budget. A network is slimmed to it, and for comparison: the
 plain greedy choice of the paper, L1 uniformly narrowed, random networks of the same space and latency, a
 network made by hand, LeViT of the nearest latency and MobileNetV4-Conv-S. All are timed in one interleaved
-run and trained from scratch by one recipe, --seeds times (random networks once). One supernet of each way serves all
-runtimes. Stopped, it goes on where it was: each result is a file under --out. With --device cuda the
-trainings run there; latencies are the targets'.
+run and trained from scratch by one recipe, --seeds times (random networks once). Our supernet and the paper's
+serve all runtimes. Stopped, it goes on where it was: each result is a file under --out. With --device cuda
+the trainings run there; latencies are the targets'.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ Model = str | Architecture
 
 
 def job_of(options: argparse.Namespace, target: str, way: str) -> Job:
-    """A slimming job, ours or the paper's: its space, and soft paths, which cost four times as much a step."""
+    """A slimming job, ours or the paper's: its space, and soft paths, which cost four times as much."""
     ours = {"kinds": OPEN_KINDS, "expansions": (2, 3), "policy": options.policy}
     ours |= {"sampling": Sampling(paths=options.paths, elastic=True)}
     papers = {"kinds": PAPER_KINDS, "policy": "greedy", "sampling": Sampling()}
