@@ -38,7 +38,7 @@ def audited(target: Target, options: argparse.Namespace) -> dict[str, Any]:
     built = table_job.build(space, table, target, progress=progress)
     found = table_job.audit(table, target, networks=options.networks, seed=options.seed, progress=progress)
     space_said = f"{options.supernet} at {options.input_size} px, kinds {', '.join(OPEN_KINDS)}"
-    document = {"space": space_said, "build": built.to_json(), **found.to_json()}
+    document = {"space": space_said, "build": {**built.to_json(), "table": table.name}, **found.to_json()}
     write_json(path, document)
     return document
 
