@@ -68,13 +68,18 @@ def page(documents: Sequence[dict[str, Any]]) -> str:
             f"{one['within_interval']:.0%}",
             f"{one['spread_percent']:.1f} %",
             WANTED.get(runtime, OTHERS),
-            f"{one['build']['rows']}, {one['build']['seconds'] / 60:.0f} min",
+            f"{one['build']['rows']}, {_build_time(one['build'])}",
             f"{one['seconds'] / 60:.0f} min",
             one["date"][:10],
         )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines += ["", "Spread: the median interquartile range of the networks' receipts.", ""]
     return "\n".join(lines)
+
+
+def _build_time(build: dict[str, Any]) -> str:
+    """Of a table that was built in one go; of one that was gone on with there is no such time."""
+    return f"{build['seconds'] / 60:.0f} min" if build["added"] == build["rows"] else "in several starts"
 
 
 def main() -> None:

@@ -224,19 +224,22 @@ def version(runtime: Runtime) -> str:
     return installed(runtime.packages[0]) or "missing"
 
 
-def export_each(
-    runtime: Runtime,
-    traced: Sequence[Traced],
-    folder: Path,
-    precision: str = "fp32",
-    calibration: Sequence[np.ndarray] = (),
-) -> list[Path]:
-    """Several modules one after another, for converters that gain nothing from a bundle."""
-    paths = [folder / f"{index}{runtime.suffix}" for index in range(len(traced))]
-    images = each_calibration(traced, precision, calibration)
-    for item, path, one in zip(traced, paths, images, strict=True):
-        runtime.export(item, path, precision, one)
-    return paths
+class OneByOne:
+    """A runtime whose converter gains nothing from a bundle: modules are exported one after another."""
+
+    def export_many(
+        self: Runtime,
+        traced: Sequence[Traced],
+        folder: Path,
+        precision: str = "fp32",
+        calibration: Sequence[np.ndarray] = (),
+    ) -> list[Path]:
+        """Several small modules, each a file of its own in a folder."""
+        paths = [folder / f"{index}{self.suffix}" for index in range(len(traced))]
+        images = each_calibration(traced, precision, calibration)
+        for item, path, one in zip(traced, paths, images, strict=True):
+            self.export(item, path, precision, one)
+        return paths
 
 
 def calibration_images(calibration: np.ndarray | None, image: Sequence[int]) -> np.ndarray:

@@ -11,7 +11,6 @@ import gc
 import importlib
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +19,13 @@ import numpy as np
 from efficientformer.errors import InputError
 from efficientformer.runtimes.base import (
     NoProfilerError,
+    OneByOne,
     Session,
     Settings,
     Trace,
     Traced,
     UnsupportedOperatorError,
     as_float32,
-    export_each,
     last_line,
     missing,
 )
@@ -41,7 +40,7 @@ UNITS = {"cpu": "CPU_ONLY", "all": "ALL"}  # coremltools' names of compute units
 TARGET = "iOS16"  # the oldest systems that the programs run on: iOS 16, macOS 13
 
 
-class CoreMl:
+class CoreMl(OneByOne):
     """ML programs, run by Core ML."""
 
     name = "coreml"
@@ -77,16 +76,6 @@ class CoreMl:
             if path.exists():
                 path.rename(Path(folder) / f"old{self.suffix}")
             made.rename(path)
-
-    def export_many(
-        self,
-        traced: Sequence[Traced],
-        folder: Path,
-        precision: str = "fp32",
-        calibration: Sequence[np.ndarray] = (),
-    ) -> list[Path]:
-        """Several modules, each a package of its own."""
-        return export_each(self, traced, folder, precision, calibration)
 
     def load(self, path: Path, settings: Settings) -> CoreMlSession:
         """A program on its compute units: the CPU, or all that Core ML finds.

@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import re
 import weakref
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,13 +15,13 @@ from efficientformer.errors import InputError
 from efficientformer.files import write_atomically
 from efficientformer.runtimes.base import (
     NoProfilerError,
+    OneByOne,
     Settings,
     Trace,
     Traced,
     UnsupportedOperatorError,
     as_float32,
     calibration_images,
-    export_each,
     last_line,
     missing,
 )
@@ -35,7 +34,7 @@ LIBRARY = "executorch.extension.pybindings._portable_lib"
 FLOAT32 = 6  # in ExecuTorch's numbering of number types
 
 
-class ExecuTorch:
+class ExecuTorch(OneByOne):
     """`.pte` files, their operators handed to XNNPACK as far as it takes them.
 
     Its bindings are linked against PyTorch: running a file loads torch too. There is no float16: XNNPACK
@@ -87,16 +86,6 @@ class ExecuTorch:
             if kernel not in known:
                 raise UnsupportedOperatorError(f"ExecuTorch has no kernel for {kernel}")
         write_atomically(path, program)
-
-    def export_many(
-        self,
-        traced: Sequence[Traced],
-        folder: Path,
-        precision: str = "fp32",
-        calibration: Sequence[np.ndarray] = (),
-    ) -> list[Path]:
-        """Several small modules, one after another."""
-        return export_each(self, traced, folder, precision, calibration)
 
     def load(self, path: Path, settings: Settings) -> ExecuTorchSession:
         """A program, ready to run on so many threads, the caller's among them.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,12 @@ import numpy as np
 
 from efficientformer.errors import InputError
 from efficientformer.runtimes.base import (
+    OneByOne,
     Operator,
     Settings,
     Trace,
     Traced,
     as_float32,
-    export_each,
     missing,
     random_image,
 )
@@ -37,7 +36,7 @@ KEPT = {"fp32": (), "bf16": ("bf16_packed", "bf16_storage")}
 WARM_UPS = 2
 
 
-class Ncnn:
+class Ncnn(OneByOne):
     """ncnn's files, run by its Python wheel."""
 
     name = "ncnn"
@@ -69,16 +68,6 @@ class Ncnn:
             graph = convert(traced, Path(folder), precision)
             ncnn_files.weights(graph).replace(ncnn_files.weights(path))
             graph.replace(path)
-
-    def export_many(
-        self,
-        traced: Sequence[Traced],
-        folder: Path,
-        precision: str = "fp32",
-        calibration: Sequence[np.ndarray] = (),
-    ) -> list[Path]:
-        """Several modules, each a file of its own."""
-        return export_each(self, traced, folder, precision, calibration)
 
     def load(self, path: Path, settings: Settings) -> NcnnSession:
         """A network on so many threads, none of which spins while it waits."""

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +20,12 @@ import numpy as np
 from efficientformer.errors import InputError
 from efficientformer.runtimes.base import (
     MissingRuntimeError,
+    OneByOne,
     Operator,
     Settings,
     Trace,
     Traced,
     UnsupportedOperatorError,
-    export_each,
     last_line,
 )
 from efficientformer.runtimes.pytorch import archive
@@ -41,7 +40,7 @@ PROVENANCE = "kernel_information.json"
 """Inductor's, from which that is taken."""
 
 
-class Compiled:
+class Compiled(OneByOne):
     """Packages of AOTInductor, the backend of `torch.compile`: native code for one device, weights inside.
 
     **To load a file is to run the code in it**: only files that the user names are loaded. It is made for the
@@ -84,16 +83,6 @@ class Compiled:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".compiling-") as folder:
             facts = {"shape": json.dumps(traced.shape), "precision": precision}
             _compile(program, Path(folder), facts).replace(path)
-
-    def export_many(
-        self,
-        traced: Sequence[Traced],
-        folder: Path,
-        precision: str = "fp32",
-        calibration: Sequence[np.ndarray] = (),
-    ) -> list[Path]:
-        """Several small modules, each compiled to a file of its own in a folder."""
-        return export_each(self, traced, folder, precision, calibration)
 
     def load(self, path: Path, settings: Settings) -> CompiledSession:
         """The library in a package, ready to run; the number of threads is this whole process's.

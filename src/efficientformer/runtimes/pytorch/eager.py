@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +13,12 @@ import numpy as np
 from efficientformer.errors import InputError
 from efficientformer.files import write_atomically
 from efficientformer.runtimes.base import (
+    OneByOne,
     Runtime,
     Settings,
     Trace,
     Traced,
     UnsupportedOperatorError,
-    export_each,
     last_line,
     missing,
 )
@@ -32,7 +31,7 @@ WARM_UP = 2
 """Runs under a profiler that are not counted."""
 
 
-class PyTorch:
+class PyTorch(OneByOne):
     """Programs of `torch.export`, run operator by operator.
 
     Images are made channels-last inside, which suits convolutions on CPUs and GPUs. The file holds no pickle,
@@ -74,16 +73,6 @@ class PyTorch:
         except archive.ArchiveError as error:
             raise UnsupportedOperatorError(f"torch: the exported network {error}") from None
         write_atomically(path, content)
-
-    def export_many(
-        self,
-        traced: Sequence[Traced],
-        folder: Path,
-        precision: str = "fp32",
-        calibration: Sequence[np.ndarray] = (),
-    ) -> list[Path]:
-        """Several small modules, each a file of its own in a folder."""
-        return export_each(self, traced, folder, precision, calibration)
 
     def load(self, path: Path, settings: Settings) -> EagerSession:
         """A program on a device; the number of threads is this whole process's.
