@@ -13,16 +13,11 @@ the trainings run there; latencies are the targets'.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import hashlib
 import json
-import multiprocessing
-import os
 import random
-import shutil
 import statistics
-from collections.abc import Callable, Generator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,11 +25,10 @@ from typing import Any
 
 import torch
 
+from contracts import RESULTS, WAYS, add_options, at_once, contract_of, kept, train_supernets
 from efficientformer.architecture import Architecture
-from efficientformer.data.sources.folder import scan
 from efficientformer.files import read_json, write_atomically, write_json
 from efficientformer.latency.bench import Entry, time_entries
-from efficientformer.latency.budget import Budget
 from efficientformer.latency.machine import fingerprint
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.subjects import deployed_peer
@@ -42,53 +36,25 @@ from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import untrained
 from efficientformer.layers import Attention
 from efficientformer.pipeline.contract import Contract
-from efficientformer.pipeline.folder import TABLE, RunFolder
-from efficientformer.pipeline.job import Job
-from efficientformer.pipeline.slim import prepared
+from efficientformer.pipeline.folder import RunFolder
 from efficientformer.pipeline.train import train
 from efficientformer.pipeline.train_job import TrainJob
 from efficientformer.presets import PRESETS, pooling
 from efficientformer.progress import Progress
 from efficientformer.search.costs import Window
-from efficientformer.search.draws import Sampling
-from efficientformer.search.space import OPEN_KINDS, PAPER_KINDS
 from efficientformer.search.variation import Variation
-from efficientformer.training.distributed import World
 from efficientformer.training.logs import read_log
 from efficientformer.training.recipe import Recipe
 from efficientformer.training.recipes import recipe_of
 
-RESULTS = Path(__file__).with_name("results")
 MOBILENET, CONV_S = "timm/mobilenetv2_100", "timm/mobilenetv4_conv_small"
 LEVITS = ("timm/levit_128s", "timm/levit_128", "timm/levit_192", "timm/levit_256")
 BUDGET = "MobileNetV2 ×1.0"
 CLASSES = 10
 LONG = 80  # epochs from which on the recipe is `scratch`'s
 AIM = 0.98  # of MobileNetV2's latency: the network is to be no slower in the run that compares them
-SHARED = ("supernet.safetensors", "ranking.safetensors", "scores.jsonl")
 
 Model = str | Architecture
-
-
-def job_of(options: argparse.Namespace, target: str, way: str) -> Job:
-    """A slimming job, ours or the paper's: its space, and soft paths, which cost four times as much."""
-    ours = {"kinds": OPEN_KINDS, "expansions": (2, 3), "policy": options.policy}
-    ours |= {"sampling": Sampling(paths=options.paths, elastic=True)}
-    papers = {"kinds": PAPER_KINDS, "policy": "greedy", "sampling": Sampling()}
-    ways: dict[str, dict[str, Any]] = {
-        "slimmed": {**ours, "supernet_epochs": options.supernet_epochs},
-        "plain greedy": {**papers, "supernet_epochs": max(1, options.supernet_epochs // 4)},
-    }
-    return Job(
-        options.data,
-        (Budget(share=1.0),),  # the budget is found by measuring
-        Target.parse(target),
-        input_size=options.input_size,
-        supernet=options.supernet,
-        precision=options.precision,
-        device=options.device,
-        **ways[way],
-    )
 
 
 def entry(model: Model, side: int) -> Entry:
@@ -101,13 +67,6 @@ def milliseconds(models: dict[str, Model], target: Target, side: int, **settings
     """Medians of one interleaved run."""
     receipts = time_entries({name: entry(one, side) for name, one in models.items()}, target, **settings)
     return {name: receipt.median_ms for name, receipt in receipts.items()}
-
-
-def kept(path: Path, make: Callable[[], Any]) -> Any:
-    """A result, made if it is not there."""
-    if not path.exists():
-        write_json(path, make())
-    return read_json(path)
 
 
 def narrowed_l1(factor: float, side: int) -> Architecture:
@@ -167,32 +126,14 @@ def contenders(options: argparse.Namespace, text: str, folder: RunFolder) -> dic
     found["L1, narrowed"] = widest_l1(target, budget_ms, side).to_json()
     found["made by hand"] = made_by_hand(side).to_json()
     searched: dict[str, Any] = {}
-    for way in ("plain greedy", "slimmed"):
-        with contract_of(options, text, way, folder) as contract:
+    for way in WAYS:
+        with contract_of(options, text, RunFolder(folder.root / way.replace(" ", "-")), way) as contract:
             one = contract.find(budget_ms)
             found[way] = one.architecture.compact().to_json()
             searched[way] = one.to_json()
             drawn = random_networks(contract, budget_ms, options.random)
     found |= {f"random {index}": one.to_json() for index, one in enumerate(drawn)}  # of the larger space
     return {"mobilenet_ms": took[MOBILENET], "contenders": found, "searched": searched}
-
-
-@contextlib.contextmanager
-def contract_of(options: argparse.Namespace, target: str, way: str, folder: RunFolder) -> Generator[Contract]:
-    """What searches: one latency table a runtime; one supernet with its scores a way, for all runtimes."""
-    job, world = job_of(options, target, way), World(device=torch.device(options.device))
-    name = way.replace(" ", "-")
-    own, shared = RunFolder(folder.root / name), options.out / name
-    for one in SHARED:
-        if (shared / one).exists():
-            write_atomically(own.file(one), (shared / one).read_bytes())
-    with prepared(job, scan(job.data, 0), own, folder.file(TABLE), world, Progress()) as contracts:
-        (contract,) = contracts
-        yield contract
-    for one in SHARED:
-        if own.file(one).exists():
-            write_atomically(shared / one, own.file(one).read_bytes())
-    shutil.rmtree(own.work(""), ignore_errors=True)
 
 
 def models_of(asked: dict[str, Any]) -> dict[str, Model]:
@@ -253,12 +194,7 @@ def train_all(options: argparse.Namespace, models: dict[str, dict[str, Model]]) 
                     asked.setdefault(folder_of(options, model, seed), (model, seed))
     left = [one for out, one in asked.items() if not (out / "summary.json").exists()]
     print(f"{len(left)} of {len(asked)} trainings to do", flush=True)
-    processes = options.processes if options.device == "cpu" else 1
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
-        doing = [pool.apply_async(learnt, (options, *one, threads)) for one in left]
-        for one in doing:
-            print(f"{datetime.now():%H:%M:%S} {one.get()}", flush=True)
+    at_once(options, learnt, left)
 
 
 def row(options: argparse.Namespace, name: str, model: Model, times: dict[str, Any]) -> dict[str, Any]:
@@ -336,22 +272,20 @@ def page(document: dict[str, Any]) -> str:
 def main() -> None:
     """Search, time, train, collect, write, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data", type=Path, required=True)
+    add_options(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/mobilenet-speed"))
     parser.add_argument("--targets", default="onnxruntime,openvino,tflite")
-    parser.add_argument("--input-size", type=int, default=96)
-    parser.add_argument("--supernet", default="s")
-    parser.add_argument("--supernet-epochs", type=int, default=20)
-    parser.add_argument("--paths", default="even")
-    parser.add_argument("--policy", default="exact")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=lambda text: list(map(int, text.split(","))), default=[0, 1, 2])
     parser.add_argument("--random", type=int, default=10, help="random networks for each runtime")
-    parser.add_argument("--precision", default="bf16")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="trainings at once, on a CPU")
+    parser.add_argument(
+        "--only", choices=("supernets", "search"), help="stop after this: what needs no quiet"
+    )
     options = parser.parse_args()
     asked, times, models = {}, {}, {}
+    train_supernets(options)
+    if options.only == "supernets":
+        return
     for text in options.targets.split(","):
         folder, target = RunFolder(options.out / text.replace(":", "-")), Target.parse(text)
         folder.root.mkdir(parents=True, exist_ok=True)
@@ -360,6 +294,8 @@ def main() -> None:
         models[text] = models_of(asked[text])
         make = partial(timed, models[text], target, options.input_size)
         times[text] = kept(folder.file("latency.json"), make)
+    if options.only == "search":
+        return
     train_all(options, models)
     document = {
         "format": "efficientformer.mobilenet-speed/1",

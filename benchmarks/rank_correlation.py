@@ -4,7 +4,8 @@
 
 Random architectures spread over the space are trained from scratch, each alone; supernets of several settings
 are trained once each, and score the same architectures with inherited weights. Both are judged on the same
-validation images. Stopped, it goes on where it was: each result is a file under --out.
+validation images. Stopped, it goes on where it was: each result is a file under --out. With `--onto` an earlier
+result, its networks are not trained again, and the supernets are added to those it has.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 from efficientformer.architecture import Architecture
 from efficientformer.data.sources.folder import scan
 from efficientformer.evaluation.score import evaluate
+from efficientformer.errors import InputError
 from efficientformer.files import read_json, write_atomically, write_json
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.machine import fingerprint
@@ -153,13 +155,13 @@ def score_file(plan: Plan, name: str) -> Path:
     return plan.out / f"supernet-{name.replace(', ', '-').replace(' ', '-')}" / "scores.json"
 
 
-def tasks(plan: Plan, settings: list[str]) -> list[tuple[str, Plan, Any]]:
-    """What is not done yet, the longest first."""
+def tasks(plan: Plan, settings: list[str], before: dict[str, Any] | None) -> list[tuple[str, Plan, Any]]:
+    """What is not done yet, the longest first; networks that were trained before are not."""
     supernets = [("supernet", plan, name) for name in settings if not score_file(plan, name).exists()]
     networks = [
         ("alone", plan, index)
         for index in reversed(range(plan.networks))
-        if not (plan.out / f"alone-{index:02}.json").exists()
+        if before is None and not (plan.out / f"alone-{index:02}.json").exists()
     ]
     return [*supernets, *networks]
 
@@ -188,16 +190,28 @@ def _against(trained: list[float], scores: list[dict[str, Any]], sampling: Sampl
     }
 
 
-def collected(plan: Plan) -> dict[str, Any]:
-    """All results as one document."""
-    networks = [read_json(plan.out / f"alone-{index:02}.json") for index in range(plan.networks)]
-    trained = [one["top1"] for one in networks]
-    macs = [float(Architecture.from_json(one["architecture"]).macs) for one in networks]
+def collected(plan: Plan, before: dict[str, Any] | None) -> dict[str, Any]:
+    """All results as one document; with one from before, new supernets in it."""
+    document = before or _trained(plan)
+    top1 = [one["top1"] for one in document["networks"]]
+    here = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": fingerprint(Target())["processor"],
+        "precision": plan.precision,
+    }
     found = {
-        name: _against(trained, read_json(score_file(plan, name))["scores"], SETTINGS[name])
+        name: here | _against(top1, read_json(score_file(plan, name))["scores"], SETTINGS[name])
         for name in SETTINGS
         if score_file(plan, name).exists()
     }
+    known = document["supernets"] | found
+    return document | {"supernets": {name: known[name] for name in SETTINGS if name in known}}
+
+
+def _trained(plan: Plan) -> dict[str, Any]:
+    """The networks that were trained alone."""
+    networks = [read_json(plan.out / f"alone-{index:02}.json") for index in range(plan.networks)]
+    macs = [Architecture.from_json(one["architecture"]).macs for one in networks]
     return {
         "format": "efficientformer.rank-correlation/1",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -205,17 +219,36 @@ def collected(plan: Plan) -> dict[str, Any]:
         "plan": {key: value for key, value in dataclasses.asdict(plan).items() if key not in ("data", "out")},
         "images": networks[0]["images"],
         "networks": [
-            {"network": one["drawn"], "macs": int(m), "top1": one["top1"]}
+            {"network": one["drawn"], "macs": m, "top1": one["top1"]}
             for one, m in zip(networks, macs, strict=True)
         ],
-        "macs alone": correlation(macs, trained),
-        "supernets": found,
+        "macs alone": correlation([float(one) for one in macs], [one["top1"] for one in networks]),
+        "supernets": {},
     }
+
+
+def earlier(plan: Plan, path: Path, classes: int) -> dict[str, Any]:
+    """A result that others are added to; it must be of the same networks, trained for as long."""
+    document = read_json(path)
+    drawn = [str(one) for one in spread(plan.space(classes), plan.networks, plan.seed)]
+    alike = ("supernet", "input_size", "networks", "epochs", "supernet_epochs", "seed")
+    if [one["network"] for one in document["networks"]] != drawn or any(
+        document["plan"][key] != getattr(plan, key) for key in alike
+    ):
+        raise InputError(f"{path}: is of other networks or trainings than asked for")
+    return document
 
 
 def _tau(one: dict[str, Any]) -> str:
     low, high = one["interval"]
     return f"{one['kendall']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _where(one: dict[str, Any], document: dict[str, Any]) -> str:
+    """Where a supernet was trained, when and in which precision."""
+    machine = one.get("machine", document["machine"]["processor"])
+    precision = one.get("precision", document["plan"]["precision"])
+    return f"{machine}, {precision}, {one.get('date', document['date'])[:10]}"
 
 
 def table(document: dict[str, Any]) -> str:
@@ -229,18 +262,19 @@ def table(document: dict[str, Any]) -> str:
         f"Judged on {document['images']:,} validation images. {document['date'][:10]}, "
         f"{machine['processor']}, {plan['precision']}, seed {plan['seed']}.",
         "",
-        "| supernet | Kendall τ of top-1 (95 %) | of loss (95 %) | Spearman ρ of top-1 | inherited top-1 |",
-        "|---|---|---|---|---|",
+        "| supernet | Kendall τ of top-1 (95 %) | of loss (95 %) | Spearman ρ of top-1 | inherited top-1 "
+        "| trained on |",
+        "|---|---|---|---|---|---|",
     ]
     for name, one in document["supernets"].items():
         lines.append(
             f"| {name} | {_tau(one)} | {_tau(one['by loss'])} | {one['spearman']:.2f} | "
-            f"{min(one['top1']):.1%} to {max(one['top1']):.1%} |"
+            f"{min(one['top1']):.1%} to {max(one['top1']):.1%} | {_where(one, document)} |"
         )
     one, trained = document["macs alone"], [row["top1"] for row in document["networks"]]
     missing = [name for name in SETTINGS if name not in document["supernets"]]
     lines += [
-        f"| none: by MACs | {_tau(one)} | – | {one['spearman']:.2f} | – |",
+        f"| none: by MACs | {_tau(one)} | – | {one['spearman']:.2f} | – | – |",
         "",
         f"Trained alone, one seed each: {min(trained):.1%} to {max(trained):.1%}.",
         *([f"Not trained: {', '.join(missing)}."] if missing else []),
@@ -263,14 +297,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--settings", default=";".join(SETTINGS), help="names of supernets, with ; between")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--onto", type=Path, help="an earlier result, such as results/rank_correlation.json")
     options = vars(parser.parse_args())
     settings, processes = options.pop("settings").split(";"), options.pop("processes")
+    onto = options.pop("onto")
     plan = Plan(**options)
-    plan.pictures()[0].at(plan.input_size)  # decoded once, before the processes start
+    pictures, classes = plan.pictures()
+    pictures.at(plan.input_size)  # decoded once, before the processes start
+    before = earlier(plan, onto, len(classes)) if onto else None
     with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
-        for done in pool.imap_unordered(work, tasks(plan, settings)):
+        for done in pool.imap_unordered(work, tasks(plan, settings, before)):
             print(f"{datetime.now():%H:%M:%S} {done}", flush=True)
-    document = collected(plan)
+    document = collected(plan, before)
     write_json(RESULTS / "rank_correlation.json", document)
     write_atomically(RESULTS / "rank_correlation.md", table(document))
     print(json.dumps({name: one["kendall"] for name, one in document["supernets"].items()}))

@@ -2,21 +2,19 @@
 
     python benchmarks/searching.py --data imagenette
 
-One supernet is trained; for each runtime a latency table is measured and a network searched for each of
-`--budgets` latencies spread evenly over the range. Each network found is exported with random weights (its
-latency is that of the trained one) and measured anew, after the search, in processes of its own: a hit lies
-between 93 % and 102 % of the budget. Then, under the first runtime, every policy searches three budgets.
+One supernet is trained; for each runtime a latency table is measured (or `table_audit.py`'s is taken, under
+--shared) and a network is searched for each of `--budgets` latencies spread evenly over the range. Each
+network found is exported with random weights (its latency is that of the trained one) and measured anew, after
+the search, in processes of its own: a hit lies between 93 % and 102 % of the budget. Then, under the first
+runtime, every policy searches three budgets.
 Stopped, it goes on where it was: results are kept one by one under --out.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
-import shutil
-from collections.abc import Callable, Generator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,52 +22,25 @@ from typing import Any
 
 import numpy as np
 
+from contracts import OURS, RESULTS, add_options, contract_of, job_of, kept, train_supernets
 from efficientformer.architecture import Architecture
-from efficientformer.data.sources.folder import scan
 from efficientformer.errors import InputError
-from efficientformer.files import read_json, write_atomically, write_json
+from efficientformer.files import write_atomically, write_json
 from efficientformer.latency.bench import time_entries
-from efficientformer.latency.budget import Budget
 from efficientformer.latency.machine import fingerprint
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import untrained
 from efficientformer.pipeline.contract import Contract, within
-from efficientformer.pipeline.folder import TABLE, RunFolder
-from efficientformer.pipeline.job import SHORTFALL, TOLERANCE, Job
-from efficientformer.pipeline.slim import prepared
-from efficientformer.progress import Progress
+from efficientformer.pipeline.folder import RunFolder
+from efficientformer.pipeline.job import SHORTFALL, TOLERANCE
 from efficientformer.search.costs import Window
-from efficientformer.search.draws import Sampling
 from efficientformer.search.gap import optimality_gap
 from efficientformer.search.journal import Journal
 from efficientformer.search.policies import POLICIES, Problem, search
-from efficientformer.search.space import OPEN_KINDS
 from efficientformer.search.values import measure_values
-from efficientformer.training.distributed import World
 
-RESULTS = Path(__file__).with_name("results")
 SHARES = (0.25, 0.5, 0.75)  # of the range, for the policies
-SHARED = ("supernet.safetensors", "scores.jsonl")
-
-
-def job_of(options: argparse.Namespace, target: str) -> Job:
-    """The slimming job; its budget plays no part."""
-    return Job(
-        options.data,
-        (Budget(share=1.0),),
-        Target.parse(target),
-        input_size=options.input_size,
-        supernet=options.supernet,
-        supernet_epochs=options.supernet_epochs,
-        kinds=OPEN_KINDS,
-        expansions=(2, 3),
-        width_step=8,
-        policy=options.policy,
-        sampling=Sampling(paths=options.paths, elastic=True),
-        precision=options.precision,
-        seed=options.seed,
-    )
 
 
 def spread(contract: Contract, count: int) -> list[float]:
@@ -102,13 +73,6 @@ def hit(contract: Contract, budget_ms: float) -> dict[str, Any]:
         "inherited_top1": found.top1,
         "images": found.images,
     }
-
-
-def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A result, made if it is not there."""
-    if not path.exists():
-        write_json(path, make())
-    return read_json(path)
 
 
 def hits(contract: Contract, options: argparse.Namespace, folder: RunFolder) -> list[dict[str, Any]]:
@@ -164,20 +128,9 @@ def gaps(contract: Contract) -> list[dict[str, Any]]:
     return found
 
 
-@contextlib.contextmanager
-def contract_of(options: argparse.Namespace, target: str) -> Generator[tuple[Contract, RunFolder]]:
-    """A runtime's contract, with the supernet and the scores that all runtimes share."""
-    job, folder = job_of(options, target), RunFolder(options.out / target.replace(":", "-"))
-    folder.root.mkdir(parents=True, exist_ok=True)
-    for name in SHARED:
-        if (options.out / name).exists() and not folder.file(name).exists():
-            shutil.copyfile(options.out / name, folder.file(name))
-    split = scan(job.data, job.seed)
-    with prepared(job, split, folder, folder.file(TABLE), World(), Progress()) as contracts:
-        (contract,) = contracts
-        yield contract, folder
-        for name in SHARED:
-            shutil.copyfile(folder.file(name), options.out / name)
+def folder_of(options: argparse.Namespace, target: str) -> RunFolder:
+    """Where a runtime's searches are kept."""
+    return RunFolder(options.out / target.replace(":", "-"))
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -194,11 +147,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "gaps": [],
     }
     for target in targets:
-        with contract_of(options, target) as (contract, folder):
+        folder = folder_of(options, target)
+        with contract_of(options, target, folder) as contract:
             document["runtimes"][target] = hits(contract, options, folder)
             document["space"] = str(contract.plan.space.largest)
     if not options.hits_only:
-        with contract_of(options, targets[0]) as (contract, folder):
+        folder = folder_of(options, targets[0])
+        with contract_of(options, targets[0], folder) as contract:
             document["policies"] = compared(contract, folder)
             found = kept(folder.file("gaps.json"), lambda: {"gaps": gaps(contract)})
             document["gaps"] = found["gaps"]
@@ -269,19 +224,14 @@ def _gaps(document: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Search, measure, collect, write, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data", type=Path, required=True)
+    add_options(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/searching"))
     parser.add_argument("--targets", default="onnxruntime,openvino")
     parser.add_argument("--budgets", type=int, default=20)
-    parser.add_argument("--supernet", default="xs")
-    parser.add_argument("--input-size", type=int, default=64)
-    parser.add_argument("--supernet-epochs", type=int, default=10)
-    parser.add_argument("--paths", default="even")
-    parser.add_argument("--policy", default="exact")
-    parser.add_argument("--precision", default="bf16")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hits-only", action="store_true", help="do not compare policies")
-    document = run(parser.parse_args())
+    options = parser.parse_args()
+    train_supernets(options, (OURS,))
+    document = run(options)
     write_json(RESULTS / "searching.json", document)
     write_atomically(RESULTS / "searching.md", page(document))
     print(json.dumps({key: sum(one["hit"] for one in found) for key, found in document["runtimes"].items()}))

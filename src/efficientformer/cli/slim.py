@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from efficientformer.cli.options import DEFAULT_TARGET, Json, TargetText, print_json
+from efficientformer.cli.options import DEFAULT_TARGET, Json, TargetText, names, numbers, print_json
 from efficientformer.data.augmentation import Augmentation
-from efficientformer.errors import InputError
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.target import Target
 from efficientformer.pipeline.demo import demo_job, write_digits
@@ -107,13 +106,13 @@ def slim(
         data,
         tuple(map(Budget.parse, budget.split(","))),
         Target.parse(target),
-        precisions=_names(precisions),
+        precisions=names(precisions),
         input_size=input_size,
-        kinds=_names(kinds),
-        expansions=_numbers("expansions", expansions),
-        activations=_names(activations),
-        stems=_names(stems),
-        input_sizes=_numbers("input-sizes", input_sizes),
+        kinds=names(kinds),
+        expansions=numbers("expansions", expansions),
+        activations=names(activations),
+        stems=names(stems),
+        input_sizes=numbers("input-sizes", input_sizes),
         width_step=width_step,
         policy=policy,
         evaluations=evaluations,
@@ -169,17 +168,6 @@ def demo(
     _print_result(summary, out, as_json=as_json)
     if not as_json:
         print_json(_short(summary))
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _numbers(option: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(map(int, _names(text)))
-    except ValueError:
-        raise InputError(f"--{option} {text!r}: give whole numbers with commas between") from None
 
 
 def _print_result(summary: dict[str, Any], out: Path, *, as_json: bool) -> None:

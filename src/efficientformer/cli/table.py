@@ -8,12 +8,12 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from efficientformer.cli.options import DEFAULT_TARGET, Json, TargetText, print_json
+from efficientformer.cli.options import DEFAULT_TARGET, Json, TargetText, names, numbers, print_json
 from efficientformer.errors import InputError
 from efficientformer.files import write_json
 from efficientformer.latency.target import Target
 from efficientformer.pipeline import table_job
-from efficientformer.search.space import supernet_space
+from efficientformer.search.space import PAPER_KINDS, SearchSpace, supernet_space
 from efficientformer.terminal import latency_table as tables
 from efficientformer.terminal.table import show as show_table
 
@@ -30,7 +30,12 @@ def build(
     supernet: str = "s",
     input_size: int = 224,
     classes: int = 1000,
-    kinds: str | None = None,
+    kinds: str = ",".join(PAPER_KINDS),
+    expansions: str = "",
+    activations: str = "",
+    stems: str = "",
+    input_sizes: str = "",
+    width_step: int = SearchSpace.width_step,
     target: TargetText = DEFAULT_TARGET,
     path: TablePath = DEFAULT_TABLE,
     networks: int = table_job.CALIBRATION,
@@ -43,15 +48,29 @@ def build(
         supernet: the space, by the name of its largest network: xs, s, m or l7.
         input_size: pixels of a side.
         classes: outputs of the networks.
-        kinds: of blocks, such as pool,ffn,attention; the space's own by default.
+        kinds: of blocks, such as pool,ffn,attention; the paper's two by default.
+        expansions: that blocks may have beside 4, such as 2,3.
+        activations: beside GELU, such as relu,hardswish.
+        stems: beside the two 3×3 convolutions: stem_patch.
+        input_sizes: smaller sides that images may have, in pixels.
+        width_step: channels between two widths of a stage.
         target: where to measure.
         path: the table's file.
         networks: how many whole networks to calibrate to.
         seed: of their draw.
         as_json: print JSON.
     """
-    options = {} if kinds is None else {"kinds": tuple(kinds.split(","))}
-    space = supernet_space(supernet, input_size=input_size, num_classes=classes, **options)
+    space = supernet_space(
+        supernet,
+        input_size=input_size,
+        num_classes=classes,
+        kinds=names(kinds),
+        expansions=numbers("expansions", expansions),
+        activations=names(activations),
+        stems=names(stems),
+        input_sizes=numbers("input-sizes", input_sizes),
+        width_step=width_step,
+    )
     built = table_job.build(space, path, Target.parse(target), networks=networks, seed=seed)
     if as_json:
         print_json(built.to_json())

@@ -52,6 +52,7 @@ class Conditions:
         tries: measurements taken to have this one, the steadiest by spread; the others are not kept.
         sentinel_ms: (before, after): medians of a fixed piece of work in the first and the last rounds of the
             launch in which they differ most.
+        reference_ms: median of the latency table's reference network, where it was timed in the same rounds.
         others_cores: cores that other programs kept busy, on average.
         stolen_cores: cores that the hypervisor gave to others, on average.
         load: the system's load average of the last minute.
@@ -63,6 +64,7 @@ class Conditions:
     set_aside: int = 0
     tries: int = 1
     sentinel_ms: tuple[float, float] | None = None
+    reference_ms: float | None = None
     others_cores: float | None = None
     stolen_cores: float | None = None
     load: float = 0.0

@@ -21,6 +21,7 @@ from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.table import Fit, LatencyTable
 from efficientformer.latency.table.audit import Audit, Held
 from efficientformer.latency.table.interpolate import sub_grid
+from efficientformer.latency.table.rows import REFERENCE, beside_reference, name_of, traced_chain
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import export_untrained, untrained
 from efficientformer.layers import Layer
@@ -137,7 +138,8 @@ def audit(
         predicted = {one: table.predict(one) for one in held}
         progress.stage(f"{networks} networks that the table has not seen, on {target}")
         measured = measure_networks(held, table, progress)
-        pairs = [Held(one, predicted[one], measured[one]) for one in held]
+        speed = table.fit.reference_ms
+        pairs = [Held(one, predicted[one], measured[one], speed) for one in held]
         return Audit(str(target), pairs, table.fit, seed, time.monotonic() - begun)
     finally:
         table.close()
@@ -203,17 +205,22 @@ def measure_networks(networks: Sequence[Architecture], table: LatencyTable, prog
 
 
 def time_networks(networks: Sequence[Architecture], target: Target) -> Measured:
-    """Export untrained networks in one pass, and time them in one interleaved run, a process each."""
+    """Export untrained networks in one pass, and time them in one interleaved run, a process each.
+
+    The table's reference network takes its turns among them; every receipt knows what it took.
+    """
     runtime = usable(target.runtime, target.device)
     with tempfile.TemporaryDirectory() as folder:
         traced = [Traced(fold(untrained(one)), (1, one.in_channels, *one.input_size)) for one in networks]
+        traced.append(traced_chain(REFERENCE))
         paths = export_untrained(runtime, traced, Path(folder), target.precision)
         del traced
-        files = {str(index): path for index, path in enumerate(paths)}
+        names = [*map(str, range(len(networks))), name_of(REFERENCE)]
+        files = dict(zip(names, paths, strict=True))
         take: Callable[[], dict[str, Measurement]] = lambda: measure_files(  # noqa: E731
             files, target, rounds=12, seconds=0.9, min_samples=36
         )
-        receipts = until_usable(take, tries=2).values()
+        receipts = beside_reference(until_usable(take, tries=2)).values()
     named = zip(networks, receipts, strict=True)
     return {one: dataclasses.replace(receipt, model=str(one)) for one, receipt in named}
 

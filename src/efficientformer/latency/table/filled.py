@@ -14,11 +14,21 @@ from efficientformer.errors import InputError
 from efficientformer.latency.measure import SLOW
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.table.interpolate import Weights, family, left_out_error, neighbours
-from efficientformer.latency.table.rows import CALL, EMPTY, Chain, combined, measure_chains, name_of, recipe
+from efficientformer.latency.table.rows import (
+    CALL,
+    EMPTY,
+    Chain,
+    at_speed,
+    combined,
+    measure_chains,
+    name_of,
+    recipe,
+)
 from efficientformer.latency.table.store import Store
 from efficientformer.latency.target import Target
 from efficientformer.layers import Layer
 
+_REFERENCE = "reference"
 _BATCH = 16  # files exported and timed together, and a layer's last ones
 _TRIES = 2
 LEAST_MS = 1e-4  # what a row is at least: differences of files are noisy
@@ -61,6 +71,7 @@ class Rows:
         self.path, self.target, self.may_interpolate = path, target, may_interpolate
         self._store = Store(path, target)
         self._receipts = self._store.receipts()
+        self._reference_ms: float | None = self._store.noted(_REFERENCE)  # of the first batch of files
         self._known = dict.fromkeys(layer for layer in self._store.layers() if self._measured(layer))
         self._rows: dict[Layer, Row] = {}
         self._around: dict[Layer, Weights | None] = {}
@@ -123,6 +134,9 @@ class Rows:
 
     def add(self, receipts: Mapping[str, Measurement], layers: Sequence[Layer] = ()) -> None:
         """Keep receipts of files, and the layers whose rows follow from them."""
+        if self._reference_ms is None and receipts:
+            self._reference_ms = next(iter(receipts.values())).conditions.reference_ms
+            self._store.note(_REFERENCE, self._reference_ms)
         self._store.add(receipts, layers)
         self._receipts |= receipts
         self._known |= dict.fromkeys(layer for layer in layers if self._measured(layer))
@@ -151,6 +165,10 @@ class Rows:
     def noted(self, name: str) -> Any:
         """What was noted under a name, or None."""
         return self._store.noted(name)
+
+    def _file_ms(self, name: str) -> float:
+        """A file's median, brought to the speed of the first batch."""
+        return at_speed(self._receipts[name], self._reference_ms)
 
     def timed(self, chains: Sequence[Chain]) -> dict[str, Measurement]:
         """Receipts of files, measured now and not kept."""
@@ -209,7 +227,7 @@ class Rows:
         files = combined(around, 0.0)
         named = {name_of(chain): weight for chain, weight in files.items() if weight}
         if layer in self._known:
-            ms = sum(weight * self._receipts[name].median_ms for name, weight in named.items())
+            ms = sum(weight * self._file_ms(name) for name, weight in named.items())
             return Row(max(LEAST_MS, ms), self._interval_ms(files), named)
         ms = sum(share * self.layer_ms(one) for one, share in around.items())
         off = 1.96 * self._gap(layer)
@@ -246,7 +264,7 @@ class Rows:
     def _call_ms(self) -> float:
         if CALL not in self._receipts:
             raise InputError(f"{self.path}: has no row for anything; fill the table first")
-        return self._receipts[CALL].median_ms
+        return self._file_ms(CALL)
 
 
 def _guard(receipt: Measurement) -> float:

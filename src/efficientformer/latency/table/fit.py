@@ -33,6 +33,8 @@ class Fit:
         residual: root mean square of the relative errors on the networks it was fitted to.
         factors: of rows by kind of layer; a kind that is not here has the common one.
         networks: how many it was fitted to.
+        reference_ms: the reference network's median in the runs that timed them: the machine's speed that
+            predictions are for; None if it was not timed.
     """
 
     a: float = 1.0
@@ -40,6 +42,7 @@ class Fit:
     residual: float = 0.0
     factors: Mapping[str, float] = field(default_factory=dict)
     networks: int = 0
+    reference_ms: float | None = None
 
     def factor(self, kind: str) -> float:
         """What rows of a kind are multiplied by."""

@@ -9,6 +9,9 @@ the runtime's layout, and nothing is fused across its borders. So a row is the d
 
 where two pools are the mean of one and three, and what a file of blocks costs beyond its rows is its border,
 half of it at each side. So every row is a weighted sum of files' medians, and no border is left in it.
+
+Files are timed in batches, minutes apart, and a shared machine is faster in one than in another. So a small
+network, always the same, takes its turns in every batch (`REFERENCE`), and batches are compared at its speed.
 """
 
 from __future__ import annotations
@@ -27,12 +30,22 @@ from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import deployed_layer, export_untrained, input_shape
 from efficientformer.latency.worker import sentinel_work
-from efficientformer.layers import KINDS, Layer
+from efficientformer.layers import KINDS, Attention, Layer
+from efficientformer.presets import pooling
 from efficientformer.runtimes import Runtime, Settings, Traced, usable
 from efficientformer.runtimes.base import random_image
 
 Chain = tuple[Layer, ...]
 """Layers that follow each other in one file; none of them stands for an all but empty model."""
+
+REFERENCE: Chain = dataclasses.replace(
+    pooling((32, 64, 96, 160), (1, 1, 2, 2), 1),
+    attention=Attention(heads=4, key_dim=16, value_dim=64),
+    input_size=(64, 64),
+    num_classes=10,
+    distilled=False,
+).layers()
+"""All layers of a small network of the paper's two blocks."""
 
 EMPTY: Chain = ()
 CALL = "call"  # the name of its receipt: what a call costs before any layer
@@ -99,12 +112,28 @@ def measure_chains(chains: Sequence[Chain], target: Target) -> dict[str, Measure
     with tempfile.TemporaryDirectory() as folder:
         subjects = {}
         for precision in dict.fromkeys((target.precision, "fp32")):
-            its = [chain for chain in chains if _precision(chain, target) == precision]
+            its = [one for one in (*chains, REFERENCE) if _precision(one, target) == precision]
             subjects |= _loaded(runtime, its, Path(folder) / precision, target, precision)
         guard = in_process(sentinel_work())
-        return measure(
-            subjects, target, rounds=8, seconds=0.15, min_samples=24, sentinel=guard, warm_up_s=0.1
+        return beside_reference(
+            measure(subjects, target, rounds=8, seconds=0.15, min_samples=24, sentinel=guard, warm_up_s=0.1)
         )
+
+
+def beside_reference(receipts: Mapping[str, Measurement]) -> dict[str, Measurement]:
+    """Receipts of one run without the reference's, which each of them then knows the median of."""
+    reference_ms = receipts[name_of(REFERENCE)].median_ms
+    others = {name: receipt for name, receipt in receipts.items() if name != name_of(REFERENCE)}
+    return {name: receipt.under(reference_ms=reference_ms) for name, receipt in others.items()}
+
+
+def at_speed(receipt: Measurement, reference_ms: float | None) -> float:
+    """What a receipt comes to on a machine so fast that the reference takes so long there.
+
+    Its median as it is, where either is not known.
+    """
+    here = receipt.conditions.reference_ms
+    return receipt.median_ms * reference_ms / here if reference_ms and here else receipt.median_ms
 
 
 def _precision(chain: Chain, target: Target) -> str:
@@ -118,7 +147,7 @@ def _loaded(
     if not chains:
         return {}
     folder.mkdir()
-    traced = [_traced(chain) for chain in chains]
+    traced = [traced_chain(chain) for chain in chains]
     files = export_untrained(runtime, traced, folder, precision)
     settings = dataclasses.replace(target.settings, precision=precision)
     return {
@@ -140,7 +169,7 @@ def measure_layers(
     return measure_chains([*((layer,) for layer in layers), *([EMPTY] if with_call else [])], target)
 
 
-def _traced(chain: Chain) -> Traced:
+def traced_chain(chain: Chain) -> Traced:
     """A chain to export; equal layers have different weights, or a converter would keep them once."""
     if not chain:
         return Traced(nn.ReLU(), (1, 8))

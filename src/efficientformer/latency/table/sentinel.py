@@ -1,4 +1,9 @@
-"""A machine that has changed since its table was filled: a few files are timed again before rows are used."""
+"""A machine that has changed since its table was filled: a few files are timed again before rows are used.
+
+One that is only slower or faster than it was, as shared machines are from hour to hour, is no other machine:
+rows, and the search's own measurements, bring that in. One on which files take longer than the reference
+network tells is.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +31,21 @@ def chosen(layers: Sequence[Layer], receipts: Mapping[str, Measurement]) -> list
     return [EMPTY, *dict.fromkeys([blocks[len(blocks) // 2], blocks[-1]])] if blocks else [EMPTY]
 
 
-def verdict(path: Path, ratio: float) -> str:
+def verdict(path: Path, ratio: float, beside: float) -> str:
     """A line about how long rows take now over what they took; empty if there is nothing to say.
 
+    Args:
+        path: the table.
+        ratio: now over then.
+        beside: the same, over what the reference network takes now and took then.
+
     Raises:
-        InputError: if they differ too much.
+        InputError: if rows changed too much beside the reference.
     """
-    if not REFUSED[0] <= ratio <= REFUSED[1]:
+    if not REFUSED[0] <= beside <= REFUSED[1]:
         raise InputError(
-            f"{path}: its rows take {ratio:.2f} times as long now as when they were measured; let other "
-            "programs end, or measure anew with another --table"
+            f"{path}: its rows take {beside:.2f} times as long now as when they were measured, the machine's "
+            "speed apart; let other programs end, or measure anew with another --table"
         )
     if SILENT[0] <= ratio <= SILENT[1]:
         return ""

@@ -18,7 +18,7 @@ from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.target import Target
 from efficientformer.layers import Attention, Layer
 
-FORMAT = "efficientformer.latency-table/2"
+FORMAT = "efficientformer.latency-table/3"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);

@@ -25,7 +25,7 @@ from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.table import sentinel
 from efficientformer.latency.table.filled import Rows
 from efficientformer.latency.table.fit import Fit, Parts, fitted
-from efficientformer.latency.table.rows import combined
+from efficientformer.latency.table.rows import at_speed, combined
 from efficientformer.latency.target import Target
 from efficientformer.layers import Layer
 
@@ -98,14 +98,17 @@ class LatencyTable(Rows):
         return self._interval_ms(files), math.hypot(*gaps)
 
     def calibrate(self, networks: Mapping[Architecture, Measurement], *, keep: bool = True) -> Fit:
-        """Fit factors to whole networks (`fit.py`); the receipts are kept.
+        """Fit factors to whole networks (`fit.py`), brought to one speed; the receipts are kept.
 
         Args:
             networks: whole networks and what they took.
             keep: whether the fit is kept, too, for whoever opens the file next.
         """
         self.add_networks(networks)
-        self.fit = fitted([(self._parts(one), receipt.median_ms) for one, receipt in networks.items()])
+        known = [receipt.conditions.reference_ms for receipt in networks.values()]
+        speed = statistics.median(one for one in known if one) if all(known) else None
+        fit = fitted([(self._parts(one), at_speed(receipt, speed)) for one, receipt in networks.items()])
+        self.fit = dataclasses.replace(fit, reference_ms=speed)
         if keep:
             self._store.note("fit", dataclasses.asdict(self.fit))
         return self.fit
@@ -134,6 +137,8 @@ class LatencyTable(Rows):
     def check_machine(self, told: Callable[[str], None] = lambda line: None) -> float:
         """Measure a few kept files again; seconds. A table of a machine that has changed is refused.
 
+        A machine that is faster or slower as a whole, the reference network as much as the files, is told.
+
         Args:
             told: told a line if they take somewhat longer or shorter than they did.
 
@@ -141,16 +146,18 @@ class LatencyTable(Rows):
             the median of now over then; 1 for an empty table.
 
         Raises:
-            InputError: if it is below 0.77 or above 1.3.
+            InputError: if, beside the reference, it is below 0.77 or above 1.3.
         """
         chains = sentinel.chosen(list(self._known), self._receipts)
         if not chains:
             return 1.0
         now = self.timed(chains)
-        ratio = statistics.median(
-            receipt.median_ms / self._receipts[name].median_ms for name, receipt in now.items()
+        pairs = [(receipt, self._receipts[name]) for name, receipt in now.items()]
+        ratio = statistics.median(new.median_ms / old.median_ms for new, old in pairs)
+        beside = statistics.median(
+            at_speed(new, old.conditions.reference_ms) / old.median_ms for new, old in pairs
         )
-        if line := sentinel.verdict(self.path, ratio):
+        if line := sentinel.verdict(self.path, ratio, beside):
             told(line)
         return ratio
 

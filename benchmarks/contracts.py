@@ -1,0 +1,162 @@
+"""What the benchmarks of searching share: supernets and latency tables that are made once, under --shared.
+
+A way to slim is a space with a supernet: ours, or the paper's. Each is trained once and serves every runtime;
+each runtime's latency table serves every way, and `table_audit.py` audits the same file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from efficientformer.data.sources.folder import scan
+from efficientformer.files import read_json, write_atomically, write_json
+from efficientformer.latency.budget import Budget
+from efficientformer.latency.target import Target
+from efficientformer.pipeline.contract import Contract
+from efficientformer.pipeline.folder import RunFolder
+from efficientformer.pipeline.job import Job
+from efficientformer.pipeline.slim import prepared
+from efficientformer.pipeline.slim_training import Pictures, learn_supernet
+from efficientformer.progress import Progress
+from efficientformer.search.draws import Sampling
+from efficientformer.search.space import OPEN_KINDS, PAPER_KINDS
+from efficientformer.training.distributed import World
+
+RESULTS = Path(__file__).with_name("results")
+OURS, PAPERS = "slimmed", "plain greedy"
+WAYS = (PAPERS, OURS)
+EXPANSIONS = (2, 3)
+_SUPERNET = "supernet.safetensors"
+_KEPT = (_SUPERNET, "ranking.safetensors", "scores.jsonl")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which supernets and tables."""
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--shared", type=Path, default=Path("runs/shared"), help="supernets and tables")
+    parser.add_argument("--input-size", type=int, default=96)
+    parser.add_argument("--supernet", default="s")
+    parser.add_argument("--supernet-epochs", type=int, default=20)
+    parser.add_argument("--paths", default="even")
+    parser.add_argument("--policy", default="exact")
+    parser.add_argument("--precision", default="bf16", help="of trainings; fp32 is faster on some processors")
+    parser.add_argument("--seed", type=int, default=0, help="of the split and the supernets")
+    parser.add_argument("--device", default="cpu", help="that trains")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="trainings at once, on a CPU")
+
+
+def job_of(options: argparse.Namespace, target: str, way: str = OURS) -> Job:
+    """A slimming job, ours or the paper's: its space, and soft paths, whose steps cost four times as much."""
+    ways: dict[str, dict[str, Any]] = {
+        OURS: {
+            "kinds": OPEN_KINDS,
+            "expansions": EXPANSIONS,
+            "policy": options.policy,
+            "sampling": Sampling(paths=options.paths, elastic=True),
+            "supernet_epochs": options.supernet_epochs,
+        },
+        PAPERS: {
+            "kinds": PAPER_KINDS,
+            "policy": "greedy",
+            "sampling": Sampling(),
+            "supernet_epochs": max(1, options.supernet_epochs // 4),
+        },
+    }
+    return Job(
+        options.data,
+        (Budget(share=1.0),),  # it plays no part: budgets come from measuring
+        Target.parse(target),
+        input_size=options.input_size,
+        supernet=options.supernet,
+        precision=options.precision,
+        device=options.device,
+        seed=options.seed,
+        **ways[way],
+    )
+
+
+def table_of(options: argparse.Namespace, target: Target) -> Path:
+    """A runtime's latency table of the space."""
+    folder = options.shared / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{target.runtime}-{options.supernet}-{options.input_size}.sqlite"
+
+
+def train_supernets(options: argparse.Namespace, ways: Iterable[str] = WAYS) -> None:
+    """The supernets that are not trained yet."""
+    left = [(way,) for way in ways if not (_shared(options, way) / _SUPERNET).exists()]
+    at_once(options, _learn, left)
+
+
+def _learn(options: argparse.Namespace, way: str, threads: int) -> str:
+    torch.set_num_threads(threads)
+    job, folder = job_of(options, "onnxruntime", way), RunFolder(_shared(options, way))
+    split, world = scan(job.data, job.seed), World(device=torch.device(options.device))
+    images = Pictures(job, split, folder, world, Progress(None)).decode_all()
+    space = job.space(job.supernet, len(split.classes))
+    learn_supernet(job, space, images.train, folder, Progress(None), world)
+    shutil.rmtree(folder.work(""), ignore_errors=True)
+    return f"supernet: {way}"
+
+
+def at_once(options: argparse.Namespace, work: Callable[..., str], tasks: Iterable[tuple[Any, ...]]) -> None:
+    """Trainings; several at once on a CPU, a share of the threads each.
+
+    Args:
+        options: the number of processes and the device.
+        work: called with the options, a task and the number of threads; what it returns is printed.
+        tasks: the arguments in between.
+    """
+    processes = options.processes if options.device == "cpu" else 1
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
+        doing = [pool.apply_async(work, (options, *one, threads)) for one in tasks]
+        for one in doing:
+            print(f"{datetime.now():%H:%M:%S} {one.get()}", flush=True)
+
+
+@contextlib.contextmanager
+def contract_of(
+    options: argparse.Namespace, target: str, folder: RunFolder, way: str = OURS
+) -> Generator[Contract]:
+    """What searches in a folder: the runtime's table, the way's supernet, the scores all searches share."""
+    job, shared = job_of(options, target, way), _shared(options, way)
+    folder.root.mkdir(parents=True, exist_ok=True)
+    _copy(shared, folder.root)
+    world = World(device=torch.device(options.device))
+    table = table_of(options, job.target)
+    with prepared(job, scan(job.data, job.seed), folder, table, world, Progress()) as contracts:
+        (contract,) = contracts
+        yield contract
+    _copy(folder.root, shared)
+    shutil.rmtree(folder.work(""), ignore_errors=True)
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """A result, made if it is not there."""
+    if not path.exists():
+        write_json(path, make())
+    return read_json(path)
+
+
+def _shared(options: argparse.Namespace, way: str) -> Path:
+    return options.shared / way.replace(" ", "-")
+
+
+def _copy(there: Path, here: Path) -> None:
+    """Take over what is not here, and scores, if more are there: a stopped search has some of its own."""
+    here.mkdir(parents=True, exist_ok=True)
+    for name in _KEPT:
+        file, own = there / name, here / name
+        if file.exists() and (not own.exists() or file.stat().st_size > own.stat().st_size):
+            write_atomically(own, file.read_bytes())
