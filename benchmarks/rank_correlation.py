@@ -4,8 +4,8 @@
 
 Random architectures spread over the space are trained from scratch, each alone; supernets of several settings
 are trained once each, and score the same architectures with inherited weights. Both are judged on the same
-validation images. Stopped, it goes on where it was: each result is a file under --out. With `--onto` an earlier
-result, its networks are not trained again, and the supernets are added to those it has.
+validation images. Stopped, it goes on where it was: each result is a file under --out. With `--onto` an
+earlier result, its networks are not trained again, and the supernets are added to those it has.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import torch
 
 from efficientformer.architecture import Architecture
 from efficientformer.data.sources.folder import scan
-from efficientformer.evaluation.score import evaluate
 from efficientformer.errors import InputError
+from efficientformer.evaluation.score import evaluate
 from efficientformer.files import read_json, write_atomically, write_json
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.machine import fingerprint

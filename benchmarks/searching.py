@@ -4,9 +4,9 @@
 
 One supernet is trained; for each runtime a latency table is measured (or `table_audit.py`'s is taken, under
 --shared) and a network is searched for each of `--budgets` latencies spread evenly over the range. Each
-network found is exported with random weights (its latency is that of the trained one) and measured anew, after
-the search, in processes of its own: a hit lies between 93 % and 102 % of the budget. Then, under the first
-runtime, every policy searches three budgets.
+network found is exported with random weights (its latency is that of the trained one) and measured anew,
+after the search, in processes of its own: a hit lies between 93 % and 102 % of the budget. Then, under the
+first runtime, every policy searches three budgets.
 Stopped, it goes on where it was: results are kept one by one under --out.
 """
 

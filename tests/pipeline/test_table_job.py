@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from efficientformer.latency.target import Target
 from efficientformer.pipeline import table_job
 from efficientformer.progress import Progress
 from efficientformer.search.space import SearchSpace, supernet_space
-from tests.latency.table.made import CALL_MS, TARGET, fake_chains, fake_ms, made_up, receipt
+from tests.latency.table.made import CALL_MS, TARGET, Drifting, fake_chains, fake_ms, made_up, receipt
 
 SILENT = Progress(None)
 
@@ -73,6 +74,36 @@ def test_a_built_table_predicts_what_it_has_not_seen(clock: Clock, tmp_path: Pat
     held = [one.architecture for one in found.held]
     assert len(set(held)) == 20
     assert not set(held) & set(clock.asked[: table_job.CALIBRATION])
+
+
+def test_a_machine_that_drifts_is_predicted_at_one_speed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Every batch of rows and of networks meets another machine; the reference network tells how fast."""
+    path, slow = tmp_path / "table.sqlite", itertools.cycle((1.0, 1.3, 0.9, 1.1))
+
+    def timed(networks: Sequence[Architecture], target: Target) -> dict[Architecture, Measurement]:
+        now = next(slow)
+        return {one: receipt(now * network_ms(one)).under(reference_ms=now * 0.5) for one in networks}
+
+    monkeypatch.setattr(table_job, "time_networks", timed)
+    with made_up(Drifting(1.0, 1.4, 0.8, 1.2)):
+        build(path)
+        found = table_job.audit(path, TARGET, networks=40, progress=SILENT)
+    assert found.median_error < 0.01
+    assert found.max_error < 0.03
+    assert found.raw()["max_error_percent"] > 10
+    assert found.fit.reference_ms == pytest.approx(0.5 * 1.0, rel=0.31)
+
+
+@pytest.mark.slow
+def test_networks_are_timed_beside_the_reference() -> None:
+    networks = [small().smallest().compact(), small().largest]
+    taken = table_job.time_networks(networks, TARGET)
+    assert list(taken) == networks
+    (reference_ms,) = {one.conditions.reference_ms for one in taken.values()}
+    assert reference_ms is not None
+    assert 0.1 < reference_ms / taken[small().largest].median_ms < 10
 
 
 def test_every_network_of_the_space_is_predicted_without_more_rows(clock: Clock, tmp_path: Path) -> None:

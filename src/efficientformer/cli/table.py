@@ -38,6 +38,7 @@ def build(
     width_step: int = SearchSpace.width_step,
     target: TargetText = DEFAULT_TARGET,
     path: TablePath = DEFAULT_TABLE,
+    every: int = 1,
     networks: int = table_job.CALIBRATION,
     seed: int = 0,
     as_json: Json = False,
@@ -56,6 +57,8 @@ def build(
         width_step: channels between two widths of a stage.
         target: where to measure.
         path: the table's file.
+        every: which widths of blocks, stems and heads to measure, the rest being interpolated: 2 is half
+            the work, and what slim does by itself.
         networks: how many whole networks to calibrate to.
         seed: of their draw.
         as_json: print JSON.
@@ -71,7 +74,7 @@ def build(
         input_sizes=numbers("input-sizes", input_sizes),
         width_step=width_step,
     )
-    built = table_job.build(space, path, Target.parse(target), networks=networks, seed=seed)
+    built = table_job.build(space, path, Target.parse(target), networks=networks, seed=seed, every=every)
     if as_json:
         print_json(built.to_json())
     else:

@@ -17,7 +17,7 @@ from efficientformer.latency.bench import time_entries
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.table import Fit, LatencyTable
-from efficientformer.latency.table.interpolate import sub_grid
+from efficientformer.latency.table.interpolate import to_measure
 from efficientformer.latency.target import Target
 from efficientformer.latency.trial import check_usable
 from efficientformer.latency.untrained import untrained
@@ -159,7 +159,7 @@ def fill(rows: LatencyTable, space: SearchSpace, progress: Progress) -> None:
         progress.update(done, total, "layers measured")
 
     rows.fill(space.between(), told)
-    rows.fill_layers(sub_grid(space.layers(), every=2, roles=("stem", "embed", "block", "head")), told)
+    rows.fill_layers(to_measure(space.layers(), every=2), told)
     rows.may_interpolate = True
     rows.fill_layers(space.layers(), told)  # where there are too few to interpolate by
 

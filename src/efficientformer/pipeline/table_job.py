@@ -20,7 +20,8 @@ from efficientformer.latency.measure import measure_files, until_usable
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.table import Fit, LatencyTable
 from efficientformer.latency.table.audit import Audit, Held
-from efficientformer.latency.table.interpolate import sub_grid
+from efficientformer.latency.table.filled import RowsDone
+from efficientformer.latency.table.interpolate import to_measure
 from efficientformer.latency.table.rows import REFERENCE, beside_reference, name_of, traced_chain
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import export_untrained, untrained
@@ -72,12 +73,13 @@ def build(
     *,
     networks: int = CALIBRATION,
     seed: int = 0,
+    every: int = 1,
     progress: Progress | None = None,
 ) -> Built:
     """Measure the rows of a search space and calibrate them; a stopped build goes on where it was.
 
     Down-samplings between all pairs of widths are too many: every third width is measured, the rest is
-    interpolated. Blocks, stems and heads are measured at every width.
+    interpolated. Blocks, stems and heads are measured at every width, unless `every` says otherwise.
 
     Args:
         space: whose layers are measured.
@@ -85,6 +87,8 @@ def build(
         target: where.
         networks: how many to calibrate to.
         seed: of the draw of those networks.
+        every: which widths of blocks, stems and heads are measured; the rest is interpolated. `slim` measures
+            every second one.
         progress: told how far it is; first, how long it will take.
 
     Raises:
@@ -92,14 +96,19 @@ def build(
     """
     begun, progress = time.monotonic(), progress or Progress()
     _check(networks, least=5)
+    if every < 1:
+        raise InputError(f"table: --every must be at least 1, not {every}")
     table = LatencyTable(path, target)
     try:
         table.check_machine(progress.line)
         whole = calibration_networks(space, networks, seed)
-        layers = [*sub_grid(space.layers()), *(layer for one in whole for layer in one.layers())]
-        added = len(table.missing_layers(layers))
+        layers = to_measure(space.layers(), every)
+        before = len(table.rows())
         _estimate(table, layers, whole, progress)
-        table.fill_layers(layers, lambda done, total: progress.update(done, total, "layers measured"))
+        told: RowsDone = lambda done, total: progress.update(done, total, "layers measured")  # noqa: E731
+        table.fill_layers(layers, told)
+        table.may_interpolate = True
+        table.fill_layers(space.layers(), told)  # where there are too few to interpolate by
         progress.stage(f"{len(whole)} whole networks to calibrate to")
         fit = table.calibrate(measure_networks(whole, table, progress))
         table.note(_SPACE, {"space": space.to_json(), "networks": networks, "seed": seed})
@@ -107,7 +116,7 @@ def build(
     finally:
         table.close()
     progress.line(f"   calibrated, relative error {fit.residual:.1%} (root mean square)")
-    return Built(str(path), str(target), rows, added, files, fit, round(time.monotonic() - begun, 1))
+    return Built(str(path), str(target), rows, rows - before, files, fit, round(time.monotonic() - begun, 1))
 
 
 def audit(

@@ -45,6 +45,21 @@ def chain_ms(chain: Chain) -> float:
     return CALL_MS + sum(map(fake_ms, chain)) + borders
 
 
+class Drifting:
+    """A machine that is so many times as slow in each batch as in the first; the reference tells."""
+
+    def __init__(self, *slow: float, reference_ms: float = 0.4) -> None:
+        self.slow, self.reference_ms, self.batches = slow, reference_ms, 0
+
+    def __call__(self, chains: Sequence[Chain], target: Target) -> dict[str, Measurement]:
+        slow = self.slow[self.batches % len(self.slow)]
+        self.batches += 1
+        return {
+            name_of(chain): receipt(slow * chain_ms(chain)).under(reference_ms=slow * self.reference_ms)
+            for chain in chains
+        }
+
+
 def fake_chains(chains: Sequence[Chain], target: Target) -> dict[str, Measurement]:
     return {name_of(chain): receipt(chain_ms(chain), 0.001 if chain else 0.0) for chain in chains}
 

@@ -41,6 +41,24 @@ def test_errors_and_ranks(
     assert found.spearman == pytest.approx(spearman)
 
 
+def test_a_slow_batch_is_no_error_of_the_table() -> None:
+    """The second network was measured on a machine that was half as slow again as at the calibration."""
+    took = [(1.0, 0.4), (3.0, 0.6), (2.5, 0.4)]
+    held = [
+        Held(tiny(num_classes=n + 1), Prediction(ms, 0.1), receipt(ms_then).under(reference_ms=speed), 0.4)
+        for n, (ms, (ms_then, speed)) in enumerate(zip((1.1, 2.0, 2.5), took, strict=True))
+    ]
+    found = Audit(str(TARGET), held, Fit(), 1, 2.5)
+    assert [one.took_ms for one in held] == pytest.approx([1, 2, 2.5])
+    assert [one.error for one in held] == pytest.approx([0.1, 0, 0])
+    assert (found.max_error, found.spearman) == pytest.approx((0.1, 1.0))
+    assert [one.within for one in held] == [False, True, True]
+    raw = found.to_json()["raw"]
+    assert raw["max_error_percent"] == pytest.approx(100 / 3)
+    assert raw["spearman"] == pytest.approx(0.5)
+    assert raw["slowed"] == pytest.approx([1.0, 1.5])
+
+
 def test_the_document_has_every_figure_and_network() -> None:
     found = audit([(1.05, 1), (2.3, 2), (3, 3)])
     document = json.loads(json.dumps(found.to_json()))

@@ -12,9 +12,9 @@ import pytest
 from efficientformer import InputError, Layer
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.table import LatencyTable, filled
-from efficientformer.latency.table.rows import Chain
+from efficientformer.latency.table.rows import Chain, name_of
 from efficientformer.latency.target import Target
-from tests.latency.table.made import TARGET, fake_chains, fake_ms, made_up
+from tests.latency.table.made import TARGET, Drifting, chain_ms, fake_chains, fake_ms, made_up, receipt
 from tests.strategies import tiny
 
 
@@ -26,6 +26,18 @@ def table(tmp_path: Path) -> Iterator[LatencyTable]:
 
 def pool(width: int) -> Layer:
     return Layer("pool", width, width, 8, 8, 4, "gelu")
+
+
+def bent_ms(layer: Layer) -> float:
+    """Grows with the cube of the width, too: no parabola meets it."""
+    return fake_ms(layer) + 1e-7 * layer.in_width**3
+
+
+def bent_chains(chains: Sequence[Chain], target: Target) -> dict[str, Measurement]:
+    return {
+        name_of(chain): receipt(chain_ms(chain) + sum(bent_ms(one) - fake_ms(one) for one in chain), 1e-6)
+        for chain in chains
+    }
 
 
 GRID = [pool(width) for width in (16, 32, 48, 64, 96)]
@@ -44,11 +56,12 @@ def test_interpolation_is_off_until_it_is_allowed(table: LatencyTable) -> None:
 
 def test_an_interpolated_row_lies_between_and_says_how_far_it_may_be_off(table: LatencyTable) -> None:
     table.may_interpolate = True
-    table.fill_layers(GRID)
+    with made_up(bent_chains):
+        table.fill_layers(GRID)
     row = table.row(pool(80))
     assert row.interpolated
-    assert row.ms == pytest.approx((fake_ms(pool(64)) + fake_ms(pool(96))) / 2)
-    assert abs(row.ms - fake_ms(pool(80))) < row.plus_minus_ms
+    assert bent_ms(pool(64)) < row.ms < bent_ms(pool(96))
+    assert 0 < abs(row.ms - bent_ms(pool(80))) < row.plus_minus_ms
     assert row.plus_minus_ms > 2 * table.row(pool(64)).plus_minus_ms
     assert not table.row(pool(64)).interpolated
     assert pool(80) not in table.rows()
@@ -59,12 +72,13 @@ def test_an_interpolated_row_lies_between_and_says_how_far_it_may_be_off(table: 
 
 def test_a_measured_row_replaces_an_interpolated_one(table: LatencyTable) -> None:
     table.may_interpolate = True
-    table.fill_layers(GRID)
-    between = table.layer_ms(pool(80))
-    table.may_interpolate = False
-    assert table.fill_layers([pool(80)]) == 1
+    with made_up(bent_chains):
+        table.fill_layers(GRID)
+        between = table.layer_ms(pool(80))
+        table.may_interpolate = False
+        assert table.fill_layers([pool(80)]) == 1
     table.may_interpolate = True
-    assert table.layer_ms(pool(80)) == pytest.approx(fake_ms(pool(80))) != between
+    assert table.layer_ms(pool(80)) == pytest.approx(bent_ms(pool(80))) != between
 
 
 def test_too_few_rows_are_not_interpolated(table: LatencyTable) -> None:
@@ -76,7 +90,8 @@ def test_too_few_rows_are_not_interpolated(table: LatencyTable) -> None:
 
 def test_a_network_with_interpolated_layers_is_less_certain(table: LatencyTable) -> None:
     around = [tiny().with_width(3, width) for width in (8, 16, 24, 32, 40)]
-    table.fill(around)
+    with made_up(bent_chains):
+        table.fill(around)
     exact = table.predict(around[2]).plus_minus_ms
     table.may_interpolate = True
     between = tiny().with_width(3, 28)
@@ -119,6 +134,28 @@ def test_a_batch_in_a_slow_spell_is_taken_again(
     new = [one for name, one in table.receipts.items() if '"in_width":32' in name]
     assert {one.model for one in new} == {f"take {kept}"}
     assert {one.conditions.tries for one in new} == {len(guards) - 1}
+
+
+def test_rows_are_those_of_one_speed(table: LatencyTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filled, "_BATCH", 3)
+    clock = Drifting(1.0, 1.4, 0.8)
+    with made_up(clock):
+        table.fill_layers(GRID)
+    assert clock.batches == 3
+    assert [table.layer_ms(one) for one in GRID] == pytest.approx(list(map(fake_ms, GRID)))
+    slow = table.receipts[name_of((GRID[1],))]
+    assert slow.median_ms == pytest.approx(1.4 * chain_ms((GRID[1],)))  # receipts stay as they were taken
+
+
+def test_the_speed_is_kept_with_the_rows(table: LatencyTable, tmp_path: Path) -> None:
+    with made_up(Drifting(1.0)):
+        table.fill_layers(GRID[:2])
+    with (
+        made_up(Drifting(1.7)),
+        contextlib.closing(LatencyTable(tmp_path / "table.sqlite", TARGET)) as again,
+    ):
+        again.fill_layers(GRID[2:])
+        assert [again.layer_ms(one) for one in GRID] == pytest.approx(list(map(fake_ms, GRID)))
 
 
 def test_how_long_filling_takes_is_known_from_the_pace(

@@ -52,7 +52,28 @@ def test_bilinear_rows_are_met_exactly(inward: int, outward: int) -> None:
     assert sum(share * bilinear(one) for one, share in weights.items()) == pytest.approx(bilinear(layer))
 
 
-@pytest.mark.parametrize("make", [pool, stem, head])
+@given(width=st.integers(16, 112))
+def test_blocks_are_met_on_a_parabola(width: int) -> None:
+    """What blocks compute: matrices grow with the square of the width, activations with the width."""
+
+    def cost(layer: Layer) -> float:
+        return 0.3 + 0.01 * layer.in_width + 2e-4 * layer.in_width**2
+
+    known = [pool(one) for one in (16, 32, 64, 96, 112)]
+    layer = pool(width)
+    assume(layer not in known)
+    weights = neighbours(layer, known)
+    assert weights is not None
+    assert len(weights) == 3
+    assert sum(weights.values()) == pytest.approx(1)
+    assert sum(share * cost(one) for one, share in weights.items()) == pytest.approx(cost(layer))
+
+
+def test_a_block_between_two_rows_alone_lies_on_the_line() -> None:
+    assert neighbours(pool(24), [pool(16), pool(32)]) == {pool(16): 0.5, pool(32): 0.5}
+
+
+@pytest.mark.parametrize("make", [stem, head])
 def test_layers_with_one_width_are_met_along_it(make: Callable[[int], Layer]) -> None:
     weights = neighbours(make(24), [make(16), make(32), make(64)])
     assert weights == {make(16): 0.5, make(32): 0.5}
@@ -88,15 +109,15 @@ def test_the_smallest_rectangle_is_taken() -> None:
 
 
 def test_the_error_is_what_left_out_rows_are_off_by() -> None:
-    known = [pool(width) for width in WIDTHS]
-    assert left_out_error(pool(24), known, linear) == pytest.approx(0)
+    known = [stem(width) for width in WIDTHS]
+    assert left_out_error(stem(24), known, linear) == pytest.approx(0)
 
     def bent(layer: Layer) -> float:
-        return {16: 1.5, 32: 2.0, 48: 1.0, 64: 1.5, 80: 1.0, 96: 1.5, 112: 2.0}[layer.in_width]
+        return {16: 1.5, 32: 2.0, 48: 1.0, 64: 1.5, 80: 1.0, 96: 1.5, 112: 2.0}[layer.out_width]
 
     off = (-0.75, 0.75, -0.5, 0.5, 0.0)  # the mean of both neighbours, less the row, of 32 to 96
     expected = math.sqrt(sum(one**2 for one in off) / len(off))
-    assert left_out_error(pool(24), known, bent) == pytest.approx(expected)
+    assert left_out_error(stem(24), known, bent) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("count", [0, 2, 3, 4])

@@ -71,6 +71,9 @@ def test_chains_are_measured_in_the_targets_precision(target: str, monkeypatch: 
     monkeypatch.setattr(type(runtime), "load", lambda _, path, settings: noted(path, settings))
     layer = tiny().layers()[1]
     receipts = measure_chains([EMPTY, (layer,), (layer,) * 3], where)
-    assert sorted(asked) == sorted(["fp32", where.precision, where.precision])
+    assert sorted(asked) == sorted(["fp32", *[where.precision] * 3])  # the last is the reference
+    (reference_ms,) = {one.conditions.reference_ms for one in receipts.values()}
+    assert reference_ms is not None
+    assert reference_ms > receipts[name_of(EMPTY)].median_ms
     assert all(one.target == str(where) and one.median_ms > 0 for one in receipts.values())
     assert receipts[name_of(EMPTY)].median_ms == min(one.median_ms for one in receipts.values())

@@ -13,7 +13,7 @@ from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.table import CALL, LatencyTable
 from efficientformer.latency.table.rows import Chain, name_of
 from efficientformer.latency.target import Target
-from tests.latency.table.made import TARGET, chain_ms, made_up, receipt
+from tests.latency.table.made import TARGET, Drifting, chain_ms, made_up, receipt
 from tests.strategies import tiny
 
 
@@ -60,6 +60,20 @@ def test_a_machine_that_has_changed_is_refused(factor: float, table: LatencyTabl
         table.check_machine()
     assert f"{factor:.2f} times" in str(caught.value)
     assert str(table.path) in str(caught.value)
+
+
+@pytest.mark.parametrize("slow", [0.6, 1.5, 2.0])
+def test_a_machine_that_is_slower_as_a_whole_is_told(slow: float, tmp_path: Path) -> None:
+    lines: list[str] = []
+    with contextlib.closing(LatencyTable(tmp_path / "table.sqlite", TARGET)) as table:
+        with made_up(Drifting(1.0)):
+            table.fill([tiny()])
+        with made_up(Drifting(slow)):
+            assert table.check_machine(lines.append) == pytest.approx(slow)
+        assert [f"{slow:.2f} times as long" in line for line in lines] == [True]
+        with made_up(Drifting(slow, reference_ms=0.4 / slow)), pytest.raises(InputError) as caught:
+            table.check_machine()  # rows changed, and the reference did not
+        assert f"{slow:.2f} times as long now" in str(caught.value)
 
 
 def test_few_files_are_measured_and_none_is_kept(table: LatencyTable) -> None:

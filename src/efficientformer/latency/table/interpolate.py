@@ -1,8 +1,9 @@
-"""Layers without a row, from rows of the same layer at other widths: linear in each width.
+"""Layers without a row, from rows of the same layer at other widths, as what they compute grows with these.
 
-A block, a stem or a head has one width that varies; a down-sampling has two, and its row comes from the four
-corners of the smallest rectangle of measured widths around it. How far that is off is seen on the rows that
-are known: each is left out and predicted from the others.
+A block's matrices grow with the square of its width: its row lies on the parabola through the two measured
+widths around and the next one. A stem or a head grows with its one width, a down-sampling with each of its
+two: its row comes from the four corners of the smallest rectangle of measured widths around it. How far that
+is off is seen on the rows that are known: each is left out and predicted from the others.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from itertools import product
 from efficientformer.layers import KINDS, Layer, Role
 
 Weights = dict[Layer, float]
-"""Known layers and their shares in another layer's row."""
+"""Known layers and their shares in another layer's row; they sum to 1."""
 
 Span = tuple[int, int]
 _NEAR = 3  # known widths looked at on each side
@@ -42,6 +43,9 @@ def neighbours(layer: Layer, known: Collection[Layer]) -> Weights | None:
     if not rectangles:
         return None
     i, j = min(rectangles, key=lambda spans: (sum(high - low for low, high in spans), spans))
+    if KINDS[layer.kind].role == "block":
+        widths = _parabola(across, i, {x for x, _ in points})
+        return {points[width, along]: share for width, share in widths.items() if share}
     weights: Weights = {}
     for (x, share), (y, other) in product(_shares(across, i), _shares(along, j)):
         if share * other:
@@ -63,6 +67,16 @@ def left_out_error(layer: Layer, known: Collection[Layer], row_ms: Callable[[Lay
             met = sum(share * row_ms(other) for other, share in weights.items())
             errors.append((met - row_ms(one)) ** 2)
     return math.sqrt(statistics.fmean(errors)) if len(errors) >= FEWEST else None
+
+
+def to_measure(layers: Iterable[Layer], every: int) -> list[Layer]:
+    """The layers of a space whose rows are measured, for the rest to be interpolated.
+
+    Args:
+        layers: of the space.
+        every: which widths of blocks, stems and heads; of down-samplings, every third on each side at most.
+    """
+    return sub_grid(sub_grid(layers, every, roles=("stem", "block", "head")), max(3, every))
 
 
 def sub_grid(layers: Iterable[Layer], every: int = 3, roles: Collection[Role] = ("embed",)) -> list[Layer]:
@@ -115,6 +129,18 @@ def _around(value: int, known: set[int]) -> list[Span]:
     below = sorted(one for one in known if one < value)[-_NEAR:]
     above = sorted(one for one in known if one > value)[:_NEAR]
     return [(value, value)] * (value in known) + list(product(below, above))
+
+
+def _parabola(value: int, span: Span, known: set[int]) -> dict[int, float]:
+    """The ends of a span and the nearest value outside, with their shares in a value between (Lagrange).
+
+    The ends alone, where there is no other.
+    """
+    outside = [one for one in known if not span[0] <= one <= span[1]]
+    nodes = [*span, *sorted(outside, key=lambda one: (abs(one - value), one))[:1]]
+    return {
+        one: math.prod((value - other) / (one - other) for other in nodes if other != one) for one in nodes
+    }
 
 
 def _shares(value: int, span: Span) -> list[tuple[int, float]]:
