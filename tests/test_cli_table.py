@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from efficientformer.cli import main
+from efficientformer.latency.target import Target
 from efficientformer.pipeline import table_job
 from tests.latency.table.made import made_up, receipt
 from tests.pipeline.test_table_job import network_ms
@@ -36,6 +37,28 @@ def test_building_again_adds_nothing(table: list[str], capsys: pytest.CaptureFix
     assert document["added"] == 0
     assert document["rows"] > 20
     assert document["fit"]["networks"] == 14
+
+
+def test_a_table_of_any_space_that_slim_searches(
+    table: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The options are those of slim; half the widths are half the rows, or so."""
+    open_space = ["--kinds", "pool,ffn,attention", "--expansions", "2,3", "--stems", "stem_patch"]
+    rows = {}
+    for every in ("1", "2"):
+        path = tmp_path / f"every-{every}.sqlite"
+        asked = [*SPACE[:-2], *open_space, "--width-step", "8", "--every", every, "--table", str(path), "--json"]
+        assert main(["table", "build", *asked]) == 0
+        rows[every] = json.loads(capsys.readouterr().out)["rows"]
+    assert 0.4 < rows["2"] / rows["1"] < 0.7
+    opened = table_job.open_built(path, Target())
+    try:
+        space = table_job.space_of(opened)
+        assert (space.kinds, space.expansions) == (("pool", "ffn", "attention"), (2, 3))
+        assert (space.stems, space.width_step) == (("stem_patch",), 8)
+        assert opened.missing_layers(space.layers()) == []
+    finally:
+        opened.close()
 
 
 def test_the_audit_as_a_document_and_a_file(
@@ -66,6 +89,8 @@ def test_rows_are_shown_by_kind_or_one_by_one(table: list[str], capsys: pytest.C
         (["audit", "--networks", "2"], "--networks must be at least 3, not 2"),
         (["show", "--target", "openvino"], "no build for openvino"),
         (["build", "--supernet", "xxl"], "unknown supernet 'xxl'"),
+        (["build", *SPACE, "--expansions", "two"], "--expansions 'two': give whole numbers"),
+        (["build", *SPACE, "--every", "0"], "--every must be at least 1, not 0"),
     ],
 )
 def test_bad_input_is_one_line(
