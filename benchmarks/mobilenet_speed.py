@@ -5,9 +5,9 @@
 For each runtime MobileNetV2 ×1.0's latency is the budget. A network is slimmed to it, and for comparison: the
 plain greedy choice of the paper, L1 uniformly narrowed, random networks of the same space and latency, a
 network made by hand, LeViT of the nearest latency and MobileNetV4-Conv-S. All are timed in one interleaved
-run and trained from scratch by one recipe, --seeds times (random networks once). Our supernet and the paper's
-serve all runtimes. Stopped, it goes on where it was: each result is a file under --out. With --device cuda
-the trainings run there; latencies are the targets'.
+run and trained from scratch by one recipe: the slimmed network and the peers --seeds times, the others once.
+Our supernet and the paper's serve all runtimes. Stopped, it goes on where it was: each result is a file under
+--out. With --device cuda the trainings run there; latencies are the targets'.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from contracts import RESULTS, WAYS, add_options, at_once, contract_of, kept, train_supernets
+from contracts import OURS, RESULTS, WAYS, add_options, at_once, contract_of, kept, train_supernets
 from efficientformer.architecture import Architecture
 from efficientformer.files import read_json, write_atomically, write_json
 from efficientformer.latency.bench import Entry, time_entries
@@ -49,10 +49,12 @@ from efficientformer.training.recipes import recipe_of
 
 MOBILENET, CONV_S = "timm/mobilenetv2_100", "timm/mobilenetv4_conv_small"
 LEVITS = ("timm/levit_128s", "timm/levit_128", "timm/levit_192", "timm/levit_256")
-BUDGET = "MobileNetV2 ×1.0"
+BUDGET, CONV_S_NAME, LEVIT_NAME = "MobileNetV2 ×1.0", "MobileNetV4-Conv-S", "LeViT of the nearest latency"
 CLASSES = 10
 LONG = 80  # epochs from which on the recipe is `scratch`'s
 AIM = 0.98  # of MobileNetV2's latency: the network is to be no slower in the run that compares them
+
+NOT_SAID = ("data", "out", "shared", "only", "processes")
 
 Model = str | Architecture
 
@@ -121,8 +123,8 @@ def contenders(options: argparse.Namespace, text: str, folder: RunFolder) -> dic
     target, side = Target.parse(text), options.input_size
     took = milliseconds({name: name for name in (MOBILENET, *LEVITS)}, target, side, seconds=4.0)
     budget_ms = AIM * took[MOBILENET]
-    found: dict[str, Any] = {BUDGET: MOBILENET, "MobileNetV4-Conv-S": CONV_S}
-    found["LeViT"] = min(LEVITS, key=lambda name: abs(took[name] - took[MOBILENET]))
+    found: dict[str, Any] = {BUDGET: MOBILENET, CONV_S_NAME: CONV_S}
+    found[LEVIT_NAME] = min(LEVITS, key=lambda name: abs(took[name] - took[MOBILENET]))
     found["L1, narrowed"] = widest_l1(target, budget_ms, side).to_json()
     found["made by hand"] = made_by_hand(side).to_json()
     searched: dict[str, Any] = {}
@@ -184,24 +186,33 @@ def learnt(options: argparse.Namespace, model: Model, seed: int, threads: int) -
     return f"{model}, seed {seed}: {summary['top1']:.1%}, {summary['seconds']:.0f} s"
 
 
+def seeds_of(options: argparse.Namespace, name: str) -> list[int]:
+    """The seeds a contender is trained with: all, or the first."""
+    return options.seeds if name in (OURS, BUDGET, CONV_S_NAME, LEVIT_NAME) else options.seeds[:1]
+
+
 def train_all(options: argparse.Namespace, models: dict[str, dict[str, Model]]) -> None:
-    """Every training that is not done, first seeds first; several at once on a CPU, a thread each."""
+    """Every training that is not done, first seeds first, random networks last."""
     asked: dict[Path, tuple[Model, int]] = {}
-    for turn, seed in enumerate(options.seeds):
-        for own in models.values():
-            for name, model in own.items():
-                if turn == 0 or not name.startswith("random"):
-                    asked.setdefault(folder_of(options, model, seed), (model, seed))
+    ordered = [(name, model) for own in models.values() for name, model in own.items()]
+    ordered.sort(key=lambda one: one[0].startswith("random"))
+    for seed in options.seeds:
+        for name, model in ordered:
+            if seed in seeds_of(options, name):
+                asked.setdefault(folder_of(options, model, seed), (model, seed))
     left = [one for out, one in asked.items() if not (out / "summary.json").exists()]
     print(f"{len(left)} of {len(asked)} trainings to do", flush=True)
     at_once(options, learnt, left)
 
 
-def row(options: argparse.Namespace, name: str, model: Model, times: dict[str, Any]) -> dict[str, Any]:
-    """What was measured of one contender."""
+def row(options: argparse.Namespace, name: str, model: Model, times: dict[str, Any]) -> dict[str, Any] | None:
+    """What was measured of one contender; None if it has not been trained yet."""
     receipt, beside = Measurement.from_json(times[name]), Measurement.from_json(times[BUDGET])
-    seeds = options.seeds[:1] if name.startswith("random") else options.seeds
-    folders = [folder_of(options, model, seed) for seed in seeds]
+    done = {seed: folder_of(options, model, seed) for seed in seeds_of(options, name)}
+    done = {seed: folder for seed, folder in done.items() if (folder / "summary.json").exists()}
+    if not done:
+        return None
+    seeds, folders = list(done), list(done.values())
     runs = [read_json(folder / "summary.json") for folder in folders]
     curves = [
         [line["weights/top1"] for line in read_log(folder / "log.jsonl") if line["kind"] == "epoch"]
@@ -265,7 +276,12 @@ def page(document: dict[str, Any]) -> str:
                 f"{one['verdict']} | {one['params'] / 1e6:.2f} M | {spread_of(one['top1'])} | "
                 f"{len(one['seeds'])} |"
             )
-        lines += ["", *(f"- {one['name']}: `{one['network']}`" for one in rows if one not in drawn)]
+        left = document["not trained"][target]
+        lines += [
+            "",
+            *(f"- {one['name']}: `{one['network']}`" for one in rows if one not in drawn),
+            *([f"- Not trained: {', '.join(left)}."] if left else []),
+        ]
     return "\n".join([*lines, ""])
 
 
@@ -279,7 +295,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=lambda text: list(map(int, text.split(","))), default=[0, 1, 2])
     parser.add_argument("--random", type=int, default=10, help="random networks for each runtime")
     parser.add_argument(
-        "--only", choices=("supernets", "search"), help="stop after this: what needs no quiet"
+        "--only",
+        choices=("supernets", "search", "collect"),
+        help="stop after supernets, or after the search; or train nothing and write what there is",
     )
     options = parser.parse_args()
     asked, times, models = {}, {}, {}
@@ -296,18 +314,21 @@ def main() -> None:
         times[text] = kept(folder.file("latency.json"), make)
     if options.only == "search":
         return
-    train_all(options, models)
+    if options.only != "collect":
+        train_all(options, models)
+    made = {
+        text: {name: row(options, name, model, times[text]) for name, model in own.items()}
+        for text, own in models.items()
+    }
     document = {
         "format": "efficientformer.mobilenet-speed/1",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": fingerprint(Target()),
-        "asked": {key: value for key, value in vars(options).items() if key not in ("data", "out")},
+        "asked": {key: value for key, value in vars(options).items() if key not in NOT_SAID},
         "recipe": recipe(options, options.seeds[0]).to_json(),
         "searched": {text: one["searched"] for text, one in asked.items()},
-        "runtimes": {
-            text: [row(options, name, model, times[text]) for name, model in own.items()]
-            for text, own in models.items()
-        },
+        "runtimes": {text: [one for one in own.values() if one] for text, own in made.items()},
+        "not trained": {text: [name for name, one in own.items() if not one] for text, own in made.items()},
     }
     name = f"mobilenet_speed-{options.epochs}"
     write_json(RESULTS / f"{name}.json", document)

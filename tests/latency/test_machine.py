@@ -15,7 +15,14 @@ import pytest
 import torch
 
 from efficientformer.latency import machine as module
-from efficientformer.latency.machine import Ticks, bystanders, cpus_for, fingerprint, ticks
+from efficientformer.latency.machine import (
+    Ticks,
+    bystanders,
+    cpus_for,
+    fingerprint,
+    private_cache_bytes,
+    ticks,
+)
 from efficientformer.latency.target import Target
 from efficientformer.runtimes import RUNTIMES
 
@@ -87,6 +94,31 @@ def test_threads_are_kept_on_the_fastest_cores(
 def test_a_system_without_affinity_has_no_processors_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(module.os, "sched_getaffinity", raising=False)
     assert cpus_for(1) == []
+
+
+@pytest.mark.parametrize(
+    ("caches", "siblings", "expected"),
+    [
+        ({"48K": "0", "2048K": "0", "266240K": "0-1"}, "0", 2 * 2**20),
+        ({"32K": "0-1", "1024K": "0-1", "32768K": "0-7"}, "0-1", 2**20),  # of both threads of a core
+        ({"64K": "0", "512K": "0-3"}, "0", 64 * 2**10),  # cores share the second level
+        ({"odd": "0", "2048K": "0-1"}, "0", 2**20),
+        ({}, "", 2**20),
+    ],
+)
+def test_the_largest_cache_of_a_core_alone(
+    caches: dict[str, str], siblings: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index, (size, shared) in enumerate(caches.items()):
+        folder = tmp_path / "cpu0" / "cache" / f"index{index}"
+        folder.mkdir(parents=True)
+        (folder / "size").write_text(f"{size}\n")
+        (folder / "shared_cpu_list").write_text(f"{shared}\n")
+    if siblings:
+        (tmp_path / "cpu0" / "topology").mkdir(parents=True)
+        (tmp_path / "cpu0" / "topology" / "thread_siblings_list").write_text(f"{siblings}\n")
+    monkeypatch.setattr(module, "_CPUS", tmp_path)
+    assert private_cache_bytes() == expected
 
 
 # Bystanders

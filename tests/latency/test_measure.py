@@ -23,7 +23,14 @@ from hypothesis import strategies as st
 from efficientformer.errors import InputError
 from efficientformer.latency import measure as module
 from efficientformer.latency.machine import cpus_for, fingerprint
-from efficientformer.latency.measure import SLOW, in_process, measure, measure_files, until_usable
+from efficientformer.latency.measure import (
+    SLOW,
+    cache_emptier,
+    in_process,
+    measure,
+    measure_files,
+    until_usable,
+)
 from efficientformer.latency.measurement import Conditions, Measurement
 from efficientformer.latency.target import Target
 from tests.latency.conftest import FakeTime
@@ -318,6 +325,23 @@ def test_rounds_seconds_and_samples_are_shared_out_over_the_launches(
 def test_nothing_cannot_be_measured(settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="at least one launch and more than 0 seconds"):
         measure_files({"a": Path("a.onnx")}, TARGET, **settings)
+
+
+def test_what_comes_before_a_call_is_not_timed(fake_time: FakeTime) -> None:
+    call, before = fake_time.lasting(itertools.repeat(2.0)), fake_time.lasting(itertools.repeat(50.0))
+    turn = in_process(call, before=before)
+    assert list(turn(4)) == [2.0] * 4
+    asked: dict[str, Any] = {"rounds": 2, "seconds": 1.04, "min_samples": 1, "warm_up_s": 0}
+    plain = measure({"one": turn}, TARGET, **asked)["one"]
+    told = measure({"one": turn}, TARGET, **asked, beside_s=0.05)["one"]
+    assert (len(plain.samples_ms), len(told.samples_ms)) == (520, 20)  # 0.52 s a round of 2 or 52 ms
+
+
+def test_the_emptier_reads_twice_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "private_cache_bytes", lambda: 4 * 2**20)
+    assert cache_emptier().__self__.nbytes == 8 * 2**20
+    monkeypatch.setattr(module, "private_cache_bytes", lambda: 2**15)
+    assert cache_emptier().__self__.nbytes == 2**20
 
 
 def test_a_real_file_in_processes_of_its_own(small_file: Path) -> None:

@@ -106,6 +106,17 @@ def cpus_for(threads: int) -> list[int]:
     return sorted(ranked[-threads:]) if threads <= len(ranked) else []
 
 
+def private_cache_bytes() -> int:
+    """The largest cache that a core has for itself; 1 MiB where the system does not tell."""
+    sizes = []
+    for cache in sorted(_CPUS.glob("cpu0/cache/index*")):
+        shared = _read(cache / "shared_cpu_list")
+        size = _read(cache / "size").removesuffix("K")
+        if size.isdecimal() and shared in ("0", _core(0)):
+            sizes.append(1024 * int(size))
+    return max(sizes, default=2**20)
+
+
 def _core(cpu: int) -> str:
     """What tells a core from the others; the processors of one core have the same siblings."""
     return _read(_CPUS / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu)

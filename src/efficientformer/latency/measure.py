@@ -18,8 +18,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from efficientformer.errors import InputError
-from efficientformer.latency.machine import Bystanders, bystanders, fingerprint, ticks
+from efficientformer.latency.machine import (
+    Bystanders,
+    bystanders,
+    fingerprint,
+    private_cache_bytes,
+    ticks,
+)
 from efficientformer.latency.measurement import Conditions, Measurement, joined
 from efficientformer.latency.process import Process, processes
 from efficientformer.latency.target import Target
@@ -33,9 +41,20 @@ _MOST = 2.5  # at most so many times the rounds asked for are taken to have enou
 _MOST_SAMPLES = 500  # a turn
 
 
-def in_process(call: Callable[[], object]) -> Turn:
-    """Turns of a function of this process."""
-    return functools.partial(timed, call)
+def in_process(call: Callable[[], object], before: Callable[[], object] | None = None) -> Turn:
+    """Turns of a function of this process.
+
+    Args:
+        call: what is timed.
+        before: called before each, and not timed.
+    """
+    return functools.partial(timed, call, before=before)
+
+
+def cache_emptier() -> Callable[[], object]:
+    """Reads so much that nothing else is left in the caches that a core has for itself."""
+    ballast = np.zeros(max(2**20, 2 * private_cache_bytes()) // 8)
+    return ballast.sum
 
 
 def measure(
@@ -48,6 +67,7 @@ def measure(
     sentinel: Turn | None = None,
     pids: Iterable[int] = (),
     warm_up_s: float = 0.5,
+    beside_s: float = 0.0,
 ) -> dict[str, Measurement]:
     """Time several subjects against each other.
 
@@ -65,11 +85,12 @@ def measure(
         sentinel: turns of the fixed piece of work.
         pids: processes that the subjects run in, so that they do not count as other programs.
         warm_up_s: the longest warm-up of each.
+        beside_s: what a call takes that is not timed, to be counted in `seconds`.
     """
     paces = {name: _warm_up(turn, warm_up_s) for name, turn in subjects.items()}
+    fewest, each_s = math.ceil(min_samples / rounds), seconds / rounds
     turns = {
-        name: max(math.ceil(min_samples / rounds), min(_MOST_SAMPLES, int(seconds / rounds / pace)))
-        for name, pace in paces.items()
+        name: max(fewest, min(_MOST_SAMPLES, int(each_s / (pace + beside_s)))) for name, pace in paces.items()
     }
     collecting, pids = gc.isenabled(), tuple(pids)
     gc.disable()

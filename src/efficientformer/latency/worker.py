@@ -75,11 +75,19 @@ class Worker:
         return dataclasses.asdict(trace)
 
 
-def timed(call: Callable[[], object], runs: int) -> list[float]:
-    """Milliseconds of each of so many calls; one before them brings weights back into the caches."""
+def timed(call: Callable[[], object], runs: int, before: Callable[[], object] | None = None) -> list[float]:
+    """Milliseconds of each of so many calls; one before them brings weights back into the caches.
+
+    Args:
+        call: what is timed.
+        runs: how often.
+        before: called before each, and not timed.
+    """
     call()
     taken = []
     for _ in range(runs):
+        if before:
+            before()
         begun = time.perf_counter_ns()
         call()
         taken.append(round((time.perf_counter_ns() - begun) / 1e6, 6))

@@ -31,7 +31,7 @@ from efficientformer.progress import Progress, clock
 from efficientformer.runtimes import Traced, usable
 from efficientformer.search.space import SearchSpace
 
-CALIBRATION = 14  # networks; with five, factors by kind of layer hardly leave the common one
+CALIBRATION = 20  # networks; with five, factors by kind of layer hardly leave the common one
 _TOGETHER = 10  # networks exported and timed in one interleaved run, a process each
 _SPACE = "space"
 _FIRST = 6  # layers measured first, from all over the space, to tell how long the rest will take

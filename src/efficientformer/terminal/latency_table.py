@@ -20,7 +20,7 @@ def fit_table(fit: Fit, target: str) -> Table:
     made = table(f"calibration to {fit.networks} networks · {target}", ("kind", "factor of its rows"))
     for kind, factor in fit.factors.items():
         made.add_row(kind, f"{factor:.3f}")
-    made.add_row("a megabyte of weights", f"{fit.b:.4f} ms")
+    made.add_row("every layer", f"{fit.each:+.4f} ms")
     made.add_row("relative error, root mean square", f"{fit.residual:.1%}")
     return made
 
@@ -46,10 +46,10 @@ def kinds_table(rows: Mapping[Layer, Row], fit: Fit) -> Table:
 
 
 def rows_table(rows: Mapping[Layer, Row], fit: Fit) -> Table:
-    """Every row, before and after calibration; the weights' share is left out."""
+    """Every row, before and after calibration."""
     made = table("rows", ("layer", "expansion", "activation", "ms", "±", "calibrated ms"))
     for layer, row in rows.items():
-        calibrated = fit.factor(layer.kind) * row.ms + fit.b * layer.params * 4e-6
+        calibrated = fit.layer_ms(layer.kind, row.ms)
         made.add_row(
             str(layer),
             str(layer.expansion or "–"),
@@ -63,7 +63,7 @@ def rows_table(rows: Mapping[Layer, Row], fit: Fit) -> Table:
 
 def audit_table(audit: Audit) -> Table:
     """The audit in short."""
-    whole = audit.to_json()
+    whole, raw = audit.to_json(), audit.raw()
     verdicts = ", ".join(f"{count} {name}" for name, count in whole["verdicts"].items() if count)
     return facts_table(
         f"audit · {audit.target} · {whole['date']}",
@@ -74,6 +74,8 @@ def audit_table(audit: Audit) -> Table:
             "median signed error": f"{audit.bias:+.1%}",
             "Spearman's rank correlation": f"{audit.spearman:.4f}",
             "within the predicted interval": f"{whole['within_interval']:.0%}",
+            "as measured": f"{raw['median_error_percent']:.1f} % median, {raw['max_error_percent']:.1f} % largest",
+            "batches were slower": "{:.2f} to {:.2f} times".format(*raw["slowed"]),
             "spread of the measurements": f"{whole['spread_percent']:.1f} % (median interquartile range)",
             "verdicts": verdicts,
         },
@@ -81,13 +83,13 @@ def audit_table(audit: Audit) -> Table:
 
 
 def worst_table(audit: Audit) -> Table:
-    """The networks it was furthest off on."""
+    """The networks it was furthest off on; latencies at the calibration's speed of the machine."""
     made = table("furthest off", ("network", "predicted ms", "measured ms", "n", "error"))
     for one in sorted(audit.held, key=lambda held: -abs(held.error))[:WORST]:
         made.add_row(
             str(one.architecture),
             f"{one.predicted.ms:.3f} ± {one.predicted.plus_minus_ms:.3f}",
-            f"{one.measured.median_ms:.3f}",
+            f"{one.took_ms:.3f}",
             str(len(one.measured.samples_ms)),
             f"{one.error:+.1%}",
         )

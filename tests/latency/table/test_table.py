@@ -11,10 +11,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from efficientformer import PRESETS, Architecture, InputError
+from efficientformer import Architecture, InputError
 from efficientformer.latency.machine import fingerprint
 from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.table import CALL, Fit, LatencyTable, filled, megabytes, store
+from efficientformer.latency.table import CALL, Fit, LatencyTable, filled, store
 from efficientformer.latency.table.rows import EMPTY, Chain, measure_chains, name_of, recipe
 from efficientformer.latency.target import Target
 from tests.latency.table.made import CALL_MS, TARGET, Open, fake_chains, fake_ms, made_up, opened_in, receipt
@@ -336,42 +336,42 @@ def test_an_empty_table_predicts_nothing(table: LatencyTable) -> None:
 # Calibrating (the fit itself: test_fit.py)
 
 
-def calibration(table: LatencyTable, a: float, b: float, count: int = 5) -> dict[Architecture, Measurement]:
-    """Whole networks that take a · sum of rows + b · megabytes."""
+def calibration(table: LatencyTable, a: float, count: int = 5) -> dict[Architecture, Measurement]:
+    """Whole networks that take a · sum of rows."""
     networks = [wide(20 * index).with_width(2, 12 + 3 * index**2) for index in range(count)]
     table.fill(networks)
-    return {one: receipt(a * table.sum_ms(one) + b * megabytes(one)) for one in networks}
+    return {one: receipt(a * table.sum_ms(one)) for one in networks}
 
 
-@pytest.mark.parametrize(("a", "b"), [(1.0, 0.0), (1.3, 0.5), (0.7, 4.0)])
+@pytest.mark.parametrize("a", [1.0, 1.3, 0.7])
 def test_a_calibration_predicts_unseen_networks_and_is_kept(
-    a: float, b: float, table: LatencyTable, opened: Open
+    a: float, table: LatencyTable, opened: Open
 ) -> None:
-    fit = table.calibrate(calibration(table, a, b))
-    assert (fit.a, fit.b) == pytest.approx((a, b), abs=1e-4)
+    fit = table.calibrate(calibration(table, a))
+    assert (fit.a, fit.each) == pytest.approx((a, 0.0), abs=1e-4)
     unseen = wide(33)
     table.fill([unseen])
-    assert table.predict(unseen).ms == pytest.approx(a * table.sum_ms(unseen) + b * megabytes(unseen), 1e-4)
+    assert table.predict(unseen).ms == pytest.approx(a * table.sum_ms(unseen), 1e-4)
     again = opened()
     assert again.fit == fit
     assert again.predict(unseen) == table.predict(unseen)
 
 
 def test_the_scale_is_the_searchs_alone(table: LatencyTable, opened: Open) -> None:
-    table.calibrate(calibration(table, 1.3, 0.5))
+    table.calibrate(calibration(table, 1.3))
     table.verify(tiny(), 1000)
     assert opened().scale == 1
 
 
 def test_calibrating_anew_forgets_the_earlier_networks(table: LatencyTable, opened: Open) -> None:
-    table.calibrate(calibration(table, 5.0, 0.0))
-    fit = table.calibrate(calibration(table, 2.0, 1.0, 3))
-    assert (fit.a, fit.b) == pytest.approx((2, 1), abs=1e-3)
+    table.calibrate(calibration(table, 5.0))
+    fit = table.calibrate(calibration(table, 2.0, 3))
+    assert (fit.a, fit.each) == pytest.approx((2, 0), abs=1e-3)
     assert opened().fit == fit
 
 
 def test_whole_networks_are_kept_with_their_receipts(table: LatencyTable, opened: Open, path: Path) -> None:
-    networks = calibration(table, 1.3, 0.5)
+    networks = calibration(table, 1.3)
     table.calibrate(networks)
     table.calibrate(networks)  # nothing is kept twice
     assert opened().networks() == networks
@@ -380,7 +380,7 @@ def test_whole_networks_are_kept_with_their_receipts(table: LatencyTable, opened
 
 
 def test_verifying_sets_the_scale_and_keeps_the_order(table: LatencyTable) -> None:
-    networks = calibration(table, 1.3, 0.5)
+    networks = calibration(table, 1.3)
     table.calibrate(networks)
     before = {one: table.predict(one) for one in networks}
     chosen = list(networks)[1]
@@ -406,7 +406,3 @@ def test_layers_are_filled_with_real_receipts(table: LatencyTable) -> None:
         assert one.median_ms > 0
         assert one.fingerprint == fingerprint(TARGET)
         assert one.conditions.sentinel_ms is not None
-
-
-def test_megabytes() -> None:
-    assert megabytes(PRESETS["efficientformer_l1"]) == pytest.approx(12_289_928 * 4 / 1e6)

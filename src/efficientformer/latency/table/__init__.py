@@ -3,7 +3,7 @@
 from efficientformer.latency.table.filled import Row
 from efficientformer.latency.table.fit import Fit
 from efficientformer.latency.table.rows import CALL, measure_chains, measure_layers
-from efficientformer.latency.table.table import LatencyTable, Prediction, megabytes
+from efficientformer.latency.table.table import LatencyTable, Prediction
 
 __all__ = [
     "CALL",
@@ -13,5 +13,4 @@ __all__ = [
     "Row",
     "measure_chains",
     "measure_layers",
-    "megabytes",
 ]

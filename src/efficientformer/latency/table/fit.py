@@ -1,12 +1,13 @@
 """Calibration: from sums of rows to whole networks.
 
-    latency = scale · (a · call + Σ over layers of (a_kind · row + b · megabytes of its weights)),   all ≥ 0
+    latency = scale · (a · call + Σ over layers of max(0, a_kind · row + each))
 
-Rows leave out what only a whole network shows: weights that are streamed from further away than a few layers'
-are, and changes of layout between kinds. So a few whole networks are measured, and factors by kind of layer
-are fitted to them, shrunk to a common one, as so few networks cannot tell many factors apart. The errors are
-relative, and large ones weigh less (soft L1): one network that meets another machine than the others, such
-as one whose weights leave the cache, does not bend the rest.
+Rows hold what a network has not: when a chain is timed the core's own cache has just been emptied, of code
+and tables too, so `each` is below zero, a few microseconds. And networks show what rows do not, such as
+changes of layout between kinds. So a few whole networks are measured, and factors by kind of layer are fitted
+to them, shrunk to a common one, as so few networks cannot tell many factors apart. The errors are relative,
+and large ones weigh less (soft L1): one network that meets another machine than the others, such as one whose
+weights leave the cache, does not bend the rest.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import scipy.optimize
 
 SHRINK = 0.3  # a factor 10 % off the common one weighs as a network that is 3 % off
+SHRINK_EACH = 0.1  # `each` of a tenth of the mean row weighs as a network that is 1 % off
 SOFT = 0.02  # relative errors from here on count by their size, no longer by their square
 _STEPS = 30
 
@@ -29,7 +31,7 @@ class Fit:
 
     Attributes:
         a: the common factor of rows, and that of the call.
-        b: milliseconds a megabyte of float32 weights.
+        each: milliseconds that every layer has more than its row.
         residual: root mean square of the relative errors on the networks it was fitted to.
         factors: of rows by kind of layer; a kind that is not here has the common one.
         networks: how many it was fitted to.
@@ -38,7 +40,7 @@ class Fit:
     """
 
     a: float = 1.0
-    b: float = 0.0
+    each: float = 0.0
     residual: float = 0.0
     factors: Mapping[str, float] = field(default_factory=dict)
     networks: int = 0
@@ -47,6 +49,10 @@ class Fit:
     def factor(self, kind: str) -> float:
         """What rows of a kind are multiplied by."""
         return self.factors.get(kind, self.a)
+
+    def layer_ms(self, kind: str, row_ms: float) -> float:
+        """What a layer of a kind costs, by its row; never below 0."""
+        return max(0.0, self.factor(kind) * row_ms + self.each)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Fit:
@@ -60,36 +66,46 @@ class Parts:
 
     call_ms: float
     kinds_ms: Mapping[str, float]
-    megabytes: float
+    layers: int
 
 
 def fitted(networks: Sequence[tuple[Parts, float]]) -> Fit:
     """Fit the factors to (parts, measured ms) of whole networks.
 
-    Unknowns are each kind's factor and b; the call's factor is the kinds' mean, as is what each is shrunk to.
+    Unknowns are each kind's factor and `each`; the call's factor is the kinds' mean, as is what each of them
+    is shrunk to.
     """
     kinds = sorted({kind for parts, _ in networks for kind in parts.kinds_ms})
     measured = np.array([ms for _, ms in networks])
+    mean_row = sum(sum(parts.kinds_ms.values()) for parts, _ in networks) / sum(p.layers for p, _ in networks)
     rows = [
-        [parts.kinds_ms.get(kind, 0.0) + parts.call_ms / len(kinds) for kind in kinds] + [parts.megabytes]
+        [parts.kinds_ms.get(kind, 0.0) + parts.call_ms / len(kinds) for kind in kinds]
+        + [mean_row * parts.layers]
         for parts, _ in networks
     ]
     relative = np.array(rows) / measured[:, None]
     found = _solve(relative, len(kinds))
-    *factors, b = map(float, found)
+    *factors, share = map(float, found)
     residual = float(np.sqrt(np.mean((relative @ found - 1) ** 2)))
     named = dict(zip(kinds, factors, strict=True))
-    return Fit(float(np.mean(factors)), b, residual, named, len(networks))
+    return Fit(float(np.mean(factors)), share * mean_row, residual, named, len(networks))
 
 
 def _solve(relative: np.ndarray, kinds: int) -> np.ndarray:
-    """Least squares, no unknown below 0, reweighted until large errors count by their size."""
-    shrink = np.zeros((kinds, kinds + 1))
-    shrink[:, :kinds] = SHRINK * (np.eye(kinds) - 1 / kinds)
-    wanted = np.concatenate([np.ones(len(relative)), np.zeros(kinds)])
+    """Least squares, reweighted until large errors count by their size; factors are not below 0.
+
+    The last unknown is `each`, as a share of the mean row.
+    """
+    shrink = np.zeros((kinds + 1, kinds + 1))
+    shrink[:kinds, :kinds] = SHRINK * (np.eye(kinds) - 1 / kinds)
+    shrink[kinds, kinds] = SHRINK_EACH
+    wanted = np.concatenate([np.ones(len(relative)), np.zeros(kinds + 1)])
     weights = np.ones(len(wanted))
+    least = np.array([0.0] * kinds + [-1.0])
     for _ in range(_STEPS):
-        found, _ = scipy.optimize.nnls(np.vstack([relative, shrink]) * weights[:, None], wanted * weights)
+        scaled = np.vstack([relative, shrink]) * weights[:, None]
+        solved = scipy.optimize.lsq_linear(scaled, wanted * weights, (least, np.inf), method="bvls")
+        found = np.maximum(least, solved.x)  # it may be below by a rounding error
         errors = (relative @ found - 1) / SOFT
         weights[: len(relative)] = (1 + errors**2) ** -0.25
     return found

@@ -10,6 +10,11 @@ the runtime's layout, and nothing is fused across its borders. So a row is the d
 where two pools are the mean of one and three, and what a file of blocks costs beyond its rows is its border,
 half of it at each side. So every row is a weighted sum of files' medians, and no border is left in it.
 
+In a network each layer's weights come from memory that cores share, for the layers before it have filled the
+core's own cache since the last image. A file of one or three blocks would keep its weights there from call to
+call, the shorter one sooner, and their difference would be of two different things. So that cache is emptied
+before every call that is timed.
+
 Files are timed in batches, minutes apart, and a shared machine is faster in one than in another. So a small
 network, always the same, takes its turns in every batch (`REFERENCE`), and batches are compared at its speed.
 """
@@ -18,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import statistics
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -25,11 +31,11 @@ from pathlib import Path
 
 from torch import nn
 
-from efficientformer.latency.measure import Turn, in_process, measure
+from efficientformer.latency.measure import cache_emptier, in_process, measure
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import deployed_layer, export_untrained, input_shape
-from efficientformer.latency.worker import sentinel_work
+from efficientformer.latency.worker import sentinel_work, timed
 from efficientformer.layers import KINDS, Attention, Layer
 from efficientformer.presets import pooling
 from efficientformer.runtimes import Runtime, Settings, Traced, usable
@@ -110,14 +116,22 @@ def measure_chains(chains: Sequence[Chain], target: Target) -> dict[str, Measure
     """
     runtime = usable(target.runtime, target.device)
     with tempfile.TemporaryDirectory() as folder:
-        subjects = {}
+        subjects, emptier = {}, cache_emptier()
         for precision in dict.fromkeys((target.precision, "fp32")):
             its = [one for one in (*chains, REFERENCE) if _precision(one, target) == precision]
-            subjects |= _loaded(runtime, its, Path(folder) / precision, target, precision)
-        guard = in_process(sentinel_work())
-        return beside_reference(
-            measure(subjects, target, rounds=8, seconds=0.15, min_samples=24, sentinel=guard, warm_up_s=0.1)
+            calls = _loaded(runtime, its, Path(folder) / precision, target, precision)
+            subjects |= {name: in_process(call, before=emptier) for name, call in calls.items()}
+        receipts = measure(
+            subjects,
+            target,
+            rounds=8,
+            seconds=0.15,
+            min_samples=24,
+            sentinel=in_process(sentinel_work()),
+            warm_up_s=0.1,
+            beside_s=statistics.median(timed(emptier, 5)) / 1e3,
         )
+        return beside_reference(receipts)
 
 
 def beside_reference(receipts: Mapping[str, Measurement]) -> dict[str, Measurement]:
@@ -142,8 +156,8 @@ def _precision(chain: Chain, target: Target) -> str:
 
 def _loaded(
     runtime: Runtime, chains: Sequence[Chain], folder: Path, target: Target, precision: str
-) -> dict[str, Turn]:
-    """Chains exported in a precision and loaded, ready to take turns, by their names."""
+) -> dict[str, Callable[[], object]]:
+    """Chains exported in a precision and loaded, ready to run, by their names."""
     if not chains:
         return {}
     folder.mkdir()
@@ -151,7 +165,7 @@ def _loaded(
     files = export_untrained(runtime, traced, folder, precision)
     settings = dataclasses.replace(target.settings, precision=precision)
     return {
-        name_of(chain): in_process(_call(runtime, file, item, settings))
+        name_of(chain): _call(runtime, file, item, settings)
         for chain, item, file in zip(chains, traced, files, strict=True)
     }
 

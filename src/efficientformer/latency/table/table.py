@@ -2,9 +2,9 @@
 
     latency = base + Σ over layers of cost(layer),   every cost ≥ 0
 
-A layer's cost is its row, measured among neighbours (`rows.py`), times a factor of its kind, plus so much for
-each megabyte of its weights, both from a few whole networks (`fit.py`), times a scale that is corrected by
-networks that a search measures on its way (`verify`). Being a sum over layers, it fits an integer program.
+A layer's cost is its row, measured among neighbours (`rows.py`), times a factor of its kind, plus so much
+for every layer, both from a few whole networks (`fit.py`), times a scale that is corrected by networks that a
+search measures on its way (`verify`). Being a sum over layers, it fits an integer program.
 
 The table is filled as layers are asked for and kept file by file, so that a stopped build goes on where it
 was. A table of another machine, runtime or version is refused.
@@ -68,8 +68,7 @@ class LatencyTable(Rows):
 
     def cost_ms(self, layer: Layer) -> float:
         """What a layer adds to every network that has it, calibrated; never below 0."""
-        fit = self.fit
-        return self.scale * (fit.factor(layer.kind) * self.layer_ms(layer) + fit.b * layer.params * 4e-6)
+        return self.scale * self.fit.layer_ms(layer.kind, self.layer_ms(layer))
 
     def predict(self, architecture: Architecture) -> Prediction:
         """A network's latency: `base_ms` and the `cost_ms` of its layers.
@@ -122,7 +121,7 @@ class LatencyTable(Rows):
         kinds: dict[str, float] = defaultdict(float)
         for layer in architecture.layers():
             kinds[layer.kind] += self.layer_ms(layer)
-        return Parts(self._call_ms(), kinds, megabytes(architecture))
+        return Parts(self._call_ms(), kinds, len(architecture.layers()))
 
     def verify(self, architecture: Architecture, measured_ms: float) -> float:
         """Set the scale so that one whole network, measured near the budget, is predicted exactly.
@@ -160,8 +159,3 @@ class LatencyTable(Rows):
         if line := sentinel.verdict(self.path, ratio, beside):
             told(line)
         return ratio
-
-
-def megabytes(architecture: Architecture) -> float:
-    """Size of a network's float32 weights."""
-    return architecture.params * 4e-6
