@@ -74,7 +74,7 @@ def audit_table(audit: Audit) -> Table:
             "median signed error": f"{audit.bias:+.1%}",
             "Spearman's rank correlation": f"{audit.spearman:.4f}",
             "within the predicted interval": f"{whole['within_interval']:.0%}",
-            "errors as measured": "{median_error_percent:.1f} % median, {max_error_percent:.1f} % largest".format(
+            "as measured": "{median_error_percent:.1f} % median, {max_error_percent:.1f} % largest".format(
                 **raw
             ),
             "batches were slower": "{:.2f} to {:.2f} times".format(*raw["slowed"]),
