@@ -61,7 +61,7 @@ Model = str | Architecture
 
 def entry(model: Model, side: int) -> Entry:
     """What is timed: a peer, or one of ours with random weights."""
-    network = untrained(model) if isinstance(model, Architecture) else deployed_peer(model, side)
+    network = untrained(model) if isinstance(model, Architecture) else deployed_peer(model, side, CLASSES)
     return network, (3, side, side)
 
 

@@ -211,11 +211,17 @@ def _peer(name: str, input_size: int | None) -> Subject:
     return Subject(name, image, params, macs, name, lambda: deployed_peer(name, input_size), {})
 
 
-def deployed_peer(name: str, input_size: int | None = None) -> nn.Module:
-    """A timm model with random weights as it is deployed: branches merged, vectors away from 0 and 1."""
+def deployed_peer(name: str, input_size: int | None = None, num_classes: int | None = None) -> nn.Module:
+    """A timm model with random weights as it is deployed: branches merged, vectors away from 0 and 1.
+
+    Args:
+        name: `timm/NAME`.
+        input_size: pixels of a side; its own by default.
+        num_classes: outputs; its own number by default.
+    """
     from timm.utils.model import reparameterize_model
 
-    model, _ = peer(name, input_size=input_size)
+    model, _ = peer(name, input_size=input_size, num_classes=num_classes)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         randomise_vectors(model)
