@@ -7,6 +7,8 @@ train, export, measure the file itself, and begin again where that lies outside.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -111,23 +113,25 @@ class Contract:
     def find(self, budget_ms: float) -> Found:
         """A network that, exported before it is trained and measured, lies within the contract.
 
-        Each measurement corrects the table's scale, which moves the window's place among the networks. If no
-        search comes within, the one measured nearest under the budget is taken, or else the nearest.
+        Each measurement corrects the table's scale, which moves the window's place among the networks. Where
+        the scale of a network over the budget leads to one under it, and back, what lies between their scales
+        is searched. If no search comes within, the one measured nearest under the budget is taken, or else
+        the nearest.
         """
         self.rows.scale = self.journal.scale
-        window, seen = Window(_LOW * budget_ms, _HIGH * budget_ms), dict[Architecture, Found]()
-        found = self.journal.last_found(window.low_ms, window.high_ms)
-        if found is not None and found.architecture in self.journal.verified:  # the run was stopped since
-            if self._will_do(found.architecture, budget_ms):
-                return found
-            seen[found.architecture] = found
+        window = Window(_LOW * budget_ms, _HIGH * budget_ms)
+        before = self.journal.found_in(window.low_ms, window.high_ms)  # the run was stopped since
+        found = before[-1] if before else None
+        seen = {one.architecture: one for one in before if one.architecture in self.journal.verified}
+        if found is not None and found.architecture in seen and self._will_do(found.architecture, budget_ms):
+            return found
         for _ in range(_SEARCHES):
             found = self._search(window, found)
             self._measure(found.architecture)
             if self._will_do(found.architecture, budget_ms):
                 return found
-            if found.architecture in seen:
-                break  # the scale is its own already
+            if found.architecture in seen and not self._scale_between(list(seen), budget_ms):
+                break
             seen[found.architecture] = found
         took = self.journal.verified
         return seen[min(seen, key=lambda one: (took[one] > budget_ms, abs(took[one] - _AIM * budget_ms)))]
@@ -159,6 +163,25 @@ class Contract:
         predicted = self._recalibrate(found, receipt)
         told = f"measured {receipt}, predicted {predicted:.3f} ms"
         self.team.progress.line(f"   {told}: the table's scale is now {self.rows.scale:.3f}")
+
+    def _scale_between(self, seen: Sequence[Architecture], budget_ms: float) -> bool:
+        """Set the table's scale between those of the nearest networks under and over the budget.
+
+        Returns:
+            whether there are such two, and it was not set so before.
+        """
+        took = self.journal.verified
+        under = max((one for one in seen if took[one] <= budget_ms), key=took.__getitem__, default=None)
+        over = min((one for one in seen if took[one] > budget_ms), key=took.__getitem__, default=None)
+        if under is None or over is None:
+            return False
+        scales = [self.rows.scale * took[one] / self.rows.predict(one).ms for one in (under, over)]
+        between = math.sqrt(math.prod(scales))
+        if between in self.journal.rescaled:
+            return False
+        self.rows.scale = between
+        self.journal.rescale(under, self.rows.predict(under).ms, between)
+        return True
 
     def problem(self) -> Problem:
         """What is searched, at the table's present scale."""
