@@ -12,15 +12,18 @@ from typing import Any
 import pytest
 
 from efficientformer import Architecture, InputError
+from efficientformer.data.sources.folder import scan
+from efficientformer.pipeline import contract
 from efficientformer.pipeline import slim as slimming
 from efficientformer.pipeline.contract import within
 from efficientformer.pipeline.folder import RunFolder
 from efficientformer.pipeline.front import front
 from efficientformer.pipeline.job import Job
-from efficientformer.pipeline.slim import place, slim, slim_to_budgets
+from efficientformer.pipeline.slim import place, prepared, slim, slim_to_budgets
 from efficientformer.progress import Progress
 from efficientformer.search.journal import Journal, replay, step_of
 from efficientformer.search.policies import POLICIES
+from efficientformer.training.distributed import World
 from tests.pipeline import simulated
 
 QUIET = Progress(None)
@@ -109,6 +112,41 @@ def _read_only(learn: Any) -> Any:
         return learn(job, space, images, folder, *rest)
 
     return read
+
+
+def test_what_lies_between_two_scales_is_searched(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Networks over some size take a fifth longer than the table can know: their scale leads to small ones
+    that are predicted right in the window and are far under it, and the other way round."""
+    largest = fine_job(photos, "50%", policy="exact").space("xs", 3).largest
+    step = 0.4 * largest.macs
+
+    def stairs(architecture: Architecture, target: Any) -> Any:
+        ms = simulated.network_ms(architecture, target) * (1.2 if architecture.macs > step else 1.0)
+        return simulated.receipt(str(architecture), target, ms)
+
+    monkeypatch.setattr(contract, "quick_receipt", stairs)
+    job = fine_job(photos, "50%", policy="exact")
+    claim(run, job)
+    found, asked = [], []
+    between = contract.Contract._scale_between
+
+    def noted(self: Any, *rest: Any) -> bool:
+        asked.append(between(self, *rest))
+        return asked[-1]
+
+    monkeypatch.setattr(contract.Contract, "_scale_between", noted)
+    folder = RunFolder(run)
+    with prepared(job, scan(photos, 0), folder, run / "latency.sqlite", World(), QUIET) as (one,):
+        low, high = one.plan.least.median_ms, one.plan.greatest.median_ms
+        for share in (0.3, 0.35, 0.4, 0.45, 0.5, 0.55):
+            budget_ms = low + share * (high - low)
+            took = one.journal.verified[one.find(budget_ms).architecture]
+            found.append(within(took, budget_ms))
+    assert asked
+    assert any(asked)
+    assert all(found)
 
 
 @pytest.mark.parametrize(
