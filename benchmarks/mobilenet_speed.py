@@ -193,13 +193,14 @@ def seeds_of(options: argparse.Namespace, name: str) -> list[int]:
 
 def train_all(options: argparse.Namespace, models: dict[str, dict[str, Model]]) -> None:
     """Every training that is not done, first seeds first, random networks last."""
-    asked: dict[Path, tuple[Model, int]] = {}
-    ordered = [(name, model) for own in models.values() for name, model in own.items()]
-    ordered.sort(key=lambda one: one[0].startswith("random"))
-    for seed in options.seeds:
-        for name, model in ordered:
-            if seed in seeds_of(options, name):
-                asked.setdefault(folder_of(options, model, seed), (model, seed))
+    everyone = [
+        (name.startswith("random"), options.seeds.index(seed), model, seed)
+        for own in models.values()
+        for name, model in own.items()
+        for seed in seeds_of(options, name)
+    ]
+    ordered = sorted(everyone, key=lambda one: one[:2])
+    asked = {folder_of(options, model, seed): (model, seed) for *_, model, seed in ordered}
     left = [one for out, one in asked.items() if not (out / "summary.json").exists()]
     print(f"{len(left)} of {len(asked)} trainings to do", flush=True)
     at_once(options, learnt, left)
