@@ -117,13 +117,13 @@ def _read_only(learn: Any) -> Any:
 def test_what_lies_between_two_scales_is_searched(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Networks over some size take a fifth longer than the table can know: their scale leads to small ones
-    that are predicted right in the window and are far under it, and the other way round."""
+    """Networks over some size take a twelfth longer than the table can know: their scale leads to small ones
+    that come out far under the budget, and theirs back. Without it two of these budgets are missed by 10 %."""
     largest = fine_job(photos, "50%", policy="exact").space("xs", 3).largest
     step = 0.4 * largest.macs
 
     def stairs(architecture: Architecture, target: Any) -> Any:
-        ms = simulated.network_ms(architecture, target) * (1.2 if architecture.macs > step else 1.0)
+        ms = simulated.network_ms(architecture, target) * (1.085 if architecture.macs > step else 1.0)
         return simulated.receipt(str(architecture), target, ms)
 
     monkeypatch.setattr(contract, "quick_receipt", stairs)
@@ -140,7 +140,7 @@ def test_what_lies_between_two_scales_is_searched(
     folder = RunFolder(run)
     with prepared(job, scan(photos, 0), folder, run / "latency.sqlite", World(), QUIET) as (one,):
         low, high = one.plan.least.median_ms, one.plan.greatest.median_ms
-        for share in (0.3, 0.35, 0.4, 0.45, 0.5, 0.55):
+        for share in (0.4, 0.41, 0.42, 0.45):
             budget_ms = low + share * (high - low)
             took = one.journal.verified[one.find(budget_ms).architecture]
             found.append(within(took, budget_ms))

@@ -231,7 +231,8 @@ class Rows:
             return Row(max(LEAST_MS, ms), self._interval_ms(files), named)
         ms = sum(share * self.layer_ms(one) for one, share in around.items())
         off = 1.96 * self._gap(layer)
-        return Row(ms, math.hypot(off, self._interval_ms(files)), named, interpolated=True)
+        plus_minus_ms = math.hypot(off, self._interval_ms(files))
+        return Row(max(LEAST_MS, ms), plus_minus_ms, named, interpolated=True)
 
     def _around_of(self, layer: Layer) -> Weights:
         """The measured layers that a layer's row comes from: itself, or those around it."""
