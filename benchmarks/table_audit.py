@@ -58,7 +58,7 @@ def page(documents: Sequence[dict[str, Any]]) -> str:
         "# The latency table against end to end",
         "",
         f"{facts['processor']}, {facts['cores']} cores, {facts['memory']}. Random networks of the space that "
-        "the table was not calibrated to, predicted before they were measured.",
+        "the table was not calibrated to.",
         "",
         "| target | space | networks | median error | largest | rank (Spearman) | within ± | spread | wanted "
         "| as measured: median, largest, rank | slowest batch | rows, build | audit | date |",
@@ -79,7 +79,7 @@ def page(documents: Sequence[dict[str, Any]]) -> str:
             f"{raw['median_error_percent']:.1f} %, {raw['max_error_percent']:.1f} %, {raw['spearman']:.4f}",
             f"{raw['slowed'][1]:.2f}",
             f"{one['build']['rows']}, {_build_time(one['build'])}",
-            f"{one['seconds'] / 60:.0f} min",
+            f"{one['seconds'] / 60:.0f} min" if one["seconds"] > 60 else "in several starts",
             one["date"][:10],
         )
         lines.append("| " + " | ".join(map(str, cells)) + " |")

@@ -118,7 +118,7 @@ def test_what_lies_between_two_scales_is_searched(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Networks over some size take a twelfth longer than the table can know: their scale leads to small ones
-    that come out far under the budget, and theirs back. Without it two of these budgets are missed by 10 %."""
+    that come out far under the budget, and theirs back. Without it two of these budgets are missed."""
     largest = fine_job(photos, "50%", policy="exact").space("xs", 3).largest
     step = 0.4 * largest.macs
 
