@@ -251,8 +251,8 @@ def page(document: dict[str, Any]) -> str:
         "",
         f"{machine['processor']}, {machine['cores']} cores, latencies with one thread; "
         f"{document['date'][:10]}. Imagenette at {asked['input_size']} px from scratch, {asked['epochs']} "
-        f"epochs, {asked['precision']}, trained on {asked['device']}, seeds "
-        f"{', '.join(map(str, asked['seeds']))}. Supernet {asked['supernet']}, {asked['supernet_epochs']} "
+        f"epochs, {asked['precision']}, trained on {asked['device']}, seeds of "
+        f"{', '.join(map(str, asked['seeds']))} as the last column counts. Supernet {asked['supernet']}, {asked['supernet_epochs']} "
         f"epochs, paths {asked['paths']}, elastic; slimmed by the policy {asked['policy']}. The plain greedy "
         "is the paper's space, supernet (soft paths, a quarter of the epochs) and search. Latencies of a "
         "runtime are of one interleaved run. Top-1 of all 3,925 validation images after the last epoch: mean "
