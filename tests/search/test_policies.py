@@ -13,7 +13,7 @@ from efficientformer.architecture import Architecture
 from efficientformer.evaluation.score import Score
 from efficientformer.search.costs import Window, predicted_ms
 from efficientformer.search.journal import Journal, replay
-from efficientformer.search.policies import POLICIES, Problem, search
+from efficientformer.search.policies import BY_WINDOW, POLICIES, Problem, search
 from efficientformer.search.scores import ScoreBook
 from tests.search.made_up import CHOICES, SPACE, VALUES, MacsCosts, score, score_one
 
@@ -117,8 +117,8 @@ def test_the_exact_choice_is_better_than_the_greedy(tmp_path: Path) -> None:
     assert exact.loss < greedy.loss
 
 
-def test_evolution_and_random_search_cost_what_they_may(tmp_path: Path) -> None:
-    for policy in ("evolution", "random"):
+def test_searches_of_the_window_cost_what_they_may(tmp_path: Path) -> None:
+    for policy in BY_WINDOW:
         assert search(policy, problem(tmp_path / policy), WINDOW, evaluations=37).evaluations == 37
 
 

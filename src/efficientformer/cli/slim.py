@@ -81,8 +81,9 @@ def slim(
         stems: to choose from beside the two 3×3 convolutions: stem_patch, one convolution of 4×4 patches.
         input_sizes: smaller sides of images to consider, in pixels.
         width_step: channels a stage is narrowed by at once.
-        policy: greedy (the paper's), greedy-remeasured, exact (integer programming), evolution, or random.
-        evaluations: networks that evolution and random search may score.
+        policy: greedy (the paper's), greedy-remeasured, exact (integer programming), exact-fitted (the same
+            by scores in the window), evolution, or random.
+        evaluations: networks that exact-fitted, evolution and random search may score.
         supernet_epochs: passes over the training images for the supernet.
         epochs: the same for the network that is found.
         batch_size: images a step.

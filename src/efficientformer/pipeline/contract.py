@@ -24,7 +24,7 @@ from efficientformer.pipeline.prove import Met, prove, quick_receipt
 from efficientformer.pipeline.team import Team
 from efficientformer.search.costs import Window, predicted_ms
 from efficientformer.search.journal import Journal
-from efficientformer.search.policies import Problem, conclude, go_on, search
+from efficientformer.search.policies import BY_WINDOW, Problem, conclude, go_on, search
 from efficientformer.search.scores import ScoreBook
 from efficientformer.search.steps import Found
 
@@ -142,7 +142,7 @@ class Contract:
         smallest = min(self.plan.space.smallest_ones(), key=partial(predicted_ms, self.rows))
         if predicted_ms(self.rows, smallest) > window.high_ms:
             return conclude(self.job.policy, smallest, problem, window)
-        if before is None or self.job.policy not in ("evolution", "random"):
+        if before is None or self.job.policy not in BY_WINDOW:
             return search(self.job.policy, problem, window, evaluations=self.job.evaluations, refine=_MOVES)
         if before.architecture not in self.journal.verified:
             return before  # it was found, and the run was stopped before it was measured

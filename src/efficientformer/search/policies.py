@@ -18,6 +18,7 @@ from efficientformer.search.choices import Choices
 from efficientformer.search.costs import Costs, EmptyWindowError, Remembered, Window, predicted_ms
 from efficientformer.search.evolution import evolve
 from efficientformer.search.exact import solve
+from efficientformer.search.fitted import search_fitted
 from efficientformer.search.gap import greedy_over
 from efficientformer.search.importance import Importance
 from efficientformer.search.journal import Journal
@@ -29,9 +30,11 @@ from efficientformer.search.space import SearchSpace
 from efficientformer.search.steps import Found
 from efficientformer.search.values import by_removal, measure_values
 
-POLICIES = ("greedy", "greedy-remeasured", "exact", "evolution", "random")
+BY_WINDOW = {"exact-fitted": search_fitted, "evolution": evolve, "random": search_randomly}
+"""The policies that score networks of the window, as many as they may."""
+POLICIES = ("greedy", "greedy-remeasured", "exact", *BY_WINDOW)
 EVALUATIONS = 128
-"""Networks that evolution and random search may score if nothing else is said."""
+"""Networks that the policies `BY_WINDOW` may score if nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def search(
         policy: one of `POLICIES`.
         problem: what is searched.
         window: the latencies that will do.
-        evaluations: networks that `evolution` and `random` may have scored, the largest included; the others
+        evaluations: networks that the policies `BY_WINDOW` may have scored, the largest included; the others
             need what they need.
         refine: networks that may be scored besides, to move the result into the window if it lies outside.
 
@@ -103,7 +106,7 @@ def search(
     elif policy == "exact":
         network = _exact(problem, costs, window, tally)
     else:
-        network = _by_chance(policy, problem, costs, window, tally, evaluations)
+        network = _in_window(policy, problem, costs, window, tally, evaluations)
     if refine and not window.holds(predicted_ms(costs, network)):
         network = refine_network(network, window, problem.choices, costs, tally, refine).architecture
     found = _found(policy, network, costs, window, tally)
@@ -185,11 +188,11 @@ def _exact(problem: Problem, costs: Costs, window: Window, tally: Tally) -> Arch
     return solved.architecture
 
 
-def _by_chance(
+def _in_window(
     policy: str, problem: Problem, costs: Costs, window: Window, tally: Tally, evaluations: int
 ) -> Architecture:
-    """Evolution or random search; the nearest network below where the window holds nothing."""
-    how = evolve if policy == "evolution" else search_randomly
+    """What a policy of `BY_WINDOW` finds; the nearest network below where the window holds nothing."""
+    how = BY_WINDOW[policy]
     left = max(1, evaluations - len(tally))
     try:
         found = how(problem.choices, costs, window, tally, left, problem.seed, problem.progress)

@@ -1,4 +1,4 @@
-"""Evolution and random search alike: what both promise, and that evolution is worth its cost."""
+"""The searches that score networks of the window alike: what all promise, and which is worth its cost."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from efficientformer.architecture import Architecture
 from efficientformer.evaluation.score import Score
 from efficientformer.search.costs import EmptyWindowError, Remembered, Window, predicted_ms
 from efficientformer.search.evolution import evolve
+from efficientformer.search.fitted import search_fitted
 from efficientformer.search.random_search import search_randomly
 from efficientformer.search.scores import Tally, canonical
 from efficientformer.search.variation import Variation
@@ -19,7 +20,7 @@ from tests.search.made_up import CHOICES, SPACE, MacsCosts, score, score_one
 COSTS = Remembered(MacsCosts())
 TOP = predicted_ms(COSTS, SPACE.largest)
 WINDOW = Window(0.93 * 0.5 * TOP, 0.5 * TOP)
-BOTH = pytest.mark.parametrize("how", [evolve, search_randomly])
+EACH = pytest.mark.parametrize("how", [search_fitted, evolve, search_randomly])
 
 
 class Judge:
@@ -31,7 +32,7 @@ class Judge:
         return score(networks)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("evaluations", [1, 5, 50])
 def test_it_scores_as_many_different_networks_of_the_window_as_it_may(how, evaluations: int) -> None:
     judge = Judge()
@@ -43,7 +44,7 @@ def test_it_scores_as_many_different_networks_of_the_window_as_it_may(how, evalu
     assert found.predicted_ms == predicted_ms(COSTS, found.architecture)
 
 
-@BOTH
+@EACH
 def test_a_seed_gives_the_same_search_again(how) -> None:
     judges = Judge(), Judge(), Judge()
     for judge, seed in zip(judges, (3, 3, 4), strict=True):
@@ -51,18 +52,16 @@ def test_a_seed_gives_the_same_search_again(how) -> None:
     assert judges[0].asked == judges[1].asked != judges[2].asked
 
 
-def test_evolution_beats_random_search_at_equal_cost() -> None:
+@pytest.mark.parametrize(("how", "other"), [(evolve, search_randomly), (search_fitted, evolve)])
+def test_at_equal_cost_the_better_search_finds_the_better_network(how, other) -> None:
     pairs = [
-        [
-            how(CHOICES, COSTS, WINDOW, Tally(score), 96, seed=seed).score.loss
-            for how in (evolve, search_randomly)
-        ]
+        [one(CHOICES, COSTS, WINDOW, Tally(score), 96, seed=seed).score.loss for one in (how, other)]
         for seed in range(5)
     ]
-    assert sum(evolved < drawn for evolved, drawn in pairs) >= 4
+    assert sum(better < worse for better, worse in pairs) >= 4, pairs
 
 
-@BOTH
+@EACH
 def test_a_window_without_networks_is_refused(how) -> None:
     with pytest.raises(
         EmptyWindowError, match=r"no network of the space is predicted between 0.001 and 0.002"
@@ -70,7 +69,7 @@ def test_a_window_without_networks_is_refused(how) -> None:
         how(CHOICES, COSTS, Window(0.001, 0.002), Tally(score), 10)
 
 
-@BOTH
+@EACH
 def test_a_window_with_few_networks_is_searched_whole(how) -> None:
     judge, window = Judge(), Window(TOP, TOP)
     found = how(CHOICES, COSTS, window, Tally(judge), 10)
