@@ -1,7 +1,8 @@
 """What the benchmarks of searching share: supernets and latency tables that are made once, under --shared.
 
-A way to slim is a space with a supernet: ours, or the paper's. Each is trained once and serves every runtime;
-each runtime's latency table serves every way, and `table_audit.py` audits the same file.
+A way to slim is a space with a supernet: ours, or the paper's. Each is trained once and serves every runtime,
+but for one of `--paths near`, which is of one runtime and budget. Each runtime's latency table serves every way,
+and `table_audit.py` audits the same file.
 """
 
 from __future__ import annotations
@@ -36,27 +37,31 @@ RESULTS = Path(__file__).with_name("results")
 OURS, PAPERS = "slimmed", "plain greedy"
 WAYS = (PAPERS, OURS)
 EXPANSIONS = (2, 3)
+WHOLE = Budget(share=1.0)
 _SUPERNET = "supernet.safetensors"
 _KEPT = (_SUPERNET, "ranking.safetensors", "scores.jsonl")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say which supernets and tables."""
+def add_options(parser: argparse.ArgumentParser, paths: str = "even", policy: str = "exact") -> None:
+    """The options that say which supernets and tables; our way is of these paths and policy by default."""
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--shared", type=Path, default=Path("runs/shared"), help="supernets and tables")
     parser.add_argument("--input-size", type=int, default=96)
     parser.add_argument("--supernet", default="s")
     parser.add_argument("--supernet-epochs", type=int, default=20)
-    parser.add_argument("--paths", default="even")
-    parser.add_argument("--policy", default="exact")
+    parser.add_argument("--paths", default=paths)
+    parser.add_argument("--policy", default=policy)
     parser.add_argument("--precision", default="bf16", help="of trainings; fp32 is faster on some processors")
     parser.add_argument("--seed", type=int, default=0, help="of the split and the supernets")
     parser.add_argument("--device", default="cpu", help="that trains")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="trainings at once, on a CPU")
 
 
-def job_of(options: argparse.Namespace, target: str, way: str = OURS) -> Job:
-    """A slimming job, ours or the paper's: its space, and soft paths, whose steps cost four times as much."""
+def job_of(options: argparse.Namespace, target: str, way: str = OURS, budget: Budget = WHOLE) -> Job:
+    """A slimming job, ours or the paper's: its space, and soft paths, whose steps cost four times as much.
+
+    The budget plays a part only for a supernet of `--paths near`: `Contract.find` is told its own.
+    """
     ways: dict[str, dict[str, Any]] = {
         OURS: {
             "kinds": OPEN_KINDS,
@@ -74,7 +79,7 @@ def job_of(options: argparse.Namespace, target: str, way: str = OURS) -> Job:
     }
     return Job(
         options.data,
-        (Budget(share=1.0),),  # it plays no part: budgets come from measuring
+        (budget,),
         Target.parse(target),
         input_size=options.input_size,
         supernet=options.supernet,
@@ -93,8 +98,9 @@ def table_of(options: argparse.Namespace, target: Target) -> Path:
 
 
 def train_supernets(options: argparse.Namespace, ways: Iterable[str] = WAYS) -> None:
-    """The supernets that are not trained yet."""
-    left = [(way,) for way in ways if not (_shared(options, way) / _SUPERNET).exists()]
+    """The supernets that are not trained yet and serve every runtime; another is trained by `contract_of`."""
+    general = [way for way in ways if not _is_near(job_of(options, "onnxruntime", way))]
+    left = [(way,) for way in general if not (_shared(options, way) / _SUPERNET).exists()]
     at_once(options, _learn, left)
 
 
@@ -127,10 +133,12 @@ def at_once(options: argparse.Namespace, work: Callable[..., str], tasks: Iterab
 
 @contextlib.contextmanager
 def contract_of(
-    options: argparse.Namespace, target: str, folder: RunFolder, way: str = OURS
+    options: argparse.Namespace, target: str, folder: RunFolder, way: str = OURS, budget: Budget = WHOLE
 ) -> Generator[Contract]:
     """What searches in a folder: the runtime's table, the way's supernet, the scores all searches share."""
-    job, shared = job_of(options, target, way), _shared(options, way)
+    job, shared = job_of(options, target, way, budget), _shared(options, way)
+    if _is_near(job):
+        shared = shared.with_name(f"{shared.name}-near-{job.target.runtime}")
     folder.root.mkdir(parents=True, exist_ok=True)
     _copy(shared, folder.root)
     world = World(device=torch.device(options.device))
@@ -147,6 +155,11 @@ def kept(path: Path, make: Callable[[], Any]) -> Any:
     if not path.exists():
         write_json(path, make())
     return read_json(path)
+
+
+def _is_near(job: Job) -> bool:
+    """Whether the supernet is of networks near the budget only."""
+    return job.sampling.paths == "near"
 
 
 def _shared(options: argparse.Namespace, way: str) -> Path:

@@ -6,7 +6,7 @@ For each runtime MobileNetV2 ×1.0's latency is the budget. A network is slimmed
 plain greedy choice of the paper, L1 uniformly narrowed, random networks of the same space and latency, a
 network made by hand, LeViT of the nearest latency and MobileNetV4-Conv-S. All are timed in one interleaved
 run and trained from scratch by one recipe: the slimmed network and the peers --seeds times, the others once.
-Our supernet and the paper's serve all runtimes. Stopped, it goes on where it was: each result is a file under
+The paper's supernet serves all runtimes; ours is trained anew for each one's budget. Stopped, it goes on where it was: each result is a file under
 --out. With --device cuda the trainings run there; latencies are the targets'.
 """
 
@@ -29,6 +29,7 @@ from contracts import OURS, RESULTS, WAYS, add_options, at_once, contract_of, ke
 from efficientformer.architecture import Architecture
 from efficientformer.files import read_json, write_atomically, write_json
 from efficientformer.latency.bench import Entry, time_entries
+from efficientformer.latency.budget import Budget
 from efficientformer.latency.machine import fingerprint
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.subjects import deployed_peer
@@ -129,7 +130,8 @@ def contenders(options: argparse.Namespace, text: str, folder: RunFolder) -> dic
     found["made by hand"] = made_by_hand(side).to_json()
     searched: dict[str, Any] = {}
     for way in WAYS:
-        with contract_of(options, text, RunFolder(folder.root / way.replace(" ", "-")), way) as contract:
+        own, budget = RunFolder(folder.root / way.replace(" ", "-")), Budget(ms=round(budget_ms, 4))
+        with contract_of(options, text, own, way, budget) as contract:
             one = contract.find(budget_ms)
             found[way] = one.architecture.compact().to_json()
             searched[way] = one.to_json()
@@ -290,7 +292,7 @@ def page(document: dict[str, Any]) -> str:
 def main() -> None:
     """Search, time, train, collect, write, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    add_options(parser)
+    add_options(parser, paths="near", policy="exact-fitted")
     parser.add_argument("--out", type=Path, default=Path("runs/mobilenet-speed"))
     parser.add_argument("--targets", default="onnxruntime,openvino,tflite")
     parser.add_argument("--epochs", type=int, default=5)

@@ -116,5 +116,7 @@ if __name__ == "__main__":
     changes: dict[str, Any] = dict(pair.split("=") for pair in rest[1:] if pair != "fine")
     if "precisions" in changes:
         changes["precisions"] = tuple(changes["precisions"].split(","))
+    if "paths" in changes:
+        changes["sampling"] = Sampling(paths=changes.pop("paths"))
     settings = FINE if "fine" in rest else {}
     slim.slim_to_budgets(tiny_job(Path(data), *rest[:1], **(settings | changes)), Path(out))

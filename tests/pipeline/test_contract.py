@@ -21,6 +21,7 @@ from efficientformer.pipeline.front import front
 from efficientformer.pipeline.job import Job
 from efficientformer.pipeline.slim import place, prepared, slim, slim_to_budgets
 from efficientformer.progress import Progress
+from efficientformer.search.draws import Sampling
 from efficientformer.search.journal import Journal, replay, step_of
 from efficientformer.search.policies import POLICIES
 from efficientformer.training.distributed import World
@@ -175,6 +176,8 @@ def test_the_front(networks: list[tuple[float, float]], on_front: list[bool]) ->
         ({"input_sizes": (32,)}, "smaller than the input size 32, not 32"),
         ({"evaluations": 0}, "evaluations must be at least 1"),
         ({"width_step": 3}, "the width step is an even number"),
+        ({"sampling": Sampling(paths="near"), "policy": "exact"}, "judges larger ones; policies that do not"),
+        ({"sampling": Sampling(paths="near")}, "--paths near leaves α unlearnt"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(

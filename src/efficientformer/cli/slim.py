@@ -94,7 +94,8 @@ def slim(
         tau_start: the supernet's softmax temperature at first.
         tau_end: and at last.
         noise: of the Gumbel softmax; the paper's text has uniform.
-        paths: soft mixes all paths (the paper's), sampled runs one by its probability, even any one.
+        paths: soft mixes all paths (the paper's), sampled runs one by its probability, even any one, near a
+            network of a latency near the budget.
         elastic: train narrower widths and expansions too.
         max_unreadable: greatest share of unreadable images that is put up with.
         train_unslimmed: also train the unslimmed network, to see what slimming cost.

@@ -15,7 +15,7 @@ from efficientformer.errors import InputError
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.target import Target
 from efficientformer.search.draws import Sampling
-from efficientformer.search.policies import EVALUATIONS, POLICIES
+from efficientformer.search.policies import BY_WINDOW, EVALUATIONS, POLICIES
 from efficientformer.search.space import PAPER_KINDS, SUPERNETS, SearchSpace, supernet_space
 from efficientformer.training.recipe import Precision
 
@@ -91,9 +91,15 @@ class Job:
             raise InputError(f"unknown policy {self.policy!r}; known: {', '.join(POLICIES)}")
         if not self.budgets or len(set(map(str, self.budgets))) < len(self.budgets):
             raise InputError("budget: give one or several different ones, such as 4ms,8ms,12ms")
-        if self.sampling.paths == "even" and self.policy == "greedy":
+        if not self.sampling.teaches_alpha and self.policy == "greedy":
             raise InputError(
-                "--paths even leaves α unlearnt, which --policy greedy goes by; give another of the two"
+                f"--paths {self.sampling.paths} leaves α unlearnt, which --policy greedy goes by; "
+                "give another of the two"
+            )
+        if self.sampling.paths == "near" and self.policy not in BY_WINDOW:
+            raise InputError(
+                f"--paths near trains networks near the budget only, and --policy {self.policy} judges "
+                f"larger ones; policies that do not: {', '.join(BY_WINDOW)}"
             )
         _ = self.targets  # raises, where the runtime has not got a precision
         for side in self.input_sizes:

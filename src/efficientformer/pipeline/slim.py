@@ -33,7 +33,10 @@ from efficientformer.pipeline.prove import Asked, summarise
 from efficientformer.pipeline.slim_training import Pictures, learn_supernet, rank
 from efficientformer.pipeline.team import Team
 from efficientformer.progress import Progress
+from efficientformer.search.choices import Choices
+from efficientformer.search.costs import Listed
 from efficientformer.search.journal import Journal, tell
+from efficientformer.search.near import Near
 from efficientformer.search.scores import ScoreBook
 from efficientformer.training.distributed import World, joined
 
@@ -157,12 +160,20 @@ def prepared(
     pictures = Pictures(job, split, folder, world, progress)
     images = pictures.decode_all()
     progress.stage(f"3/6 training the supernet {plan.supernet}: {plan.space.largest}")
-    supernet = learn_supernet(job, plan.space, images.train, folder, progress, world)
+    near = _near(job, plan, known, world) if job.sampling.paths == "near" else None
+    supernet = learn_supernet(job, plan.space, images.train, folder, progress, world, near)
     team = Team(job, rank(job, supernet, pictures, folder, world), world, progress)
     with team.gathered() as decides:
         yield _contracts(job, folder, known, team) if decides else ()
     for _, rows in known:
         rows.close()
+
+
+def _near(job: Job, plan: Plan, known: Sequence[tuple[Plan, LatencyTable]], world: World) -> Near:
+    """What draws networks near the budgets, by the first process's table in the target's own precision."""
+    told = Listed.of(known[0][1], plan.space.layers()).to_text() if world.main else ""
+    costs = Listed.from_text(world.share(told))
+    return Near.budgets(Choices(plan.space), costs, [plan.budget_ms(one) for one in job.budgets])
 
 
 def _contracts(

@@ -23,6 +23,7 @@ from efficientformer.pipeline.job import Job
 from efficientformer.progress import Progress
 from efficientformer.search.importance import Importance, block_scores, channel_scores
 from efficientformer.search.inherit import Ranking, inherit
+from efficientformer.search.near import Near
 from efficientformer.search.space import SearchSpace
 from efficientformer.search.supernet import Supernet
 from efficientformer.training.batch_norm import reestimate_batch_norm
@@ -110,8 +111,19 @@ def learn_supernet(
     folder: RunFolder,
     progress: Progress,
     world: World | None = None,
+    near: Near | None = None,
 ) -> Supernet:
-    """Train the supernet, in all processes together, or read it where it is done."""
+    """Train the supernet, in all processes together, or read it where it is done.
+
+    Args:
+        job: how.
+        space: of the supernet.
+        images: to train on.
+        folder: keeps it, and the state of its training.
+        progress: told how far it is.
+        world: the processes.
+        near: draws its networks, if the job's paths are `near`; the same in all processes.
+    """
     world = world or World()
     path = folder.file("supernet.safetensors")
     with torch.random.fork_rng():
@@ -127,7 +139,7 @@ def learn_supernet(
             classes=space.largest.num_classes,
             title="supernet",
             world=world,
-            prepare=lambda step, share: supernet.draw(step, share, job.sampling, job.seed),
+            prepare=lambda step, share: supernet.draw(step, share, job.sampling, job.seed, near),
             searched=tuple(supernet.alphas),
             progress=progress,
         )
@@ -188,7 +200,7 @@ def rank(
     job: Job, supernet: Supernet, pictures: Pictures, folder: RunFolder, world: World | None = None
 ) -> Judge:
     """Rank the channels of every width, once for all processes and starts, and be ready to score."""
-    if job.sampling.elastic:
+    if job.sampling.narrows:
         return Judge(supernet, Ranking(), pictures)  # its best channels come first
     world, path = world or World(), folder.file("ranking.safetensors")
     with world.main_first():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,6 +47,37 @@ class Remembered:
         if known is None:
             known = self._known[layer] = self._costs.cost_ms(layer)
         return known
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Costs as text, to be sent to another process.
+
+    Attributes:
+        base_ms: milliseconds of a call without any layer.
+        layers_ms: of each layer, by its key.
+    """
+
+    base_ms: float
+    layers_ms: Mapping[str, float]
+
+    @classmethod
+    def of(cls, costs: Costs, layers: Iterable[Layer]) -> Listed:
+        """The costs of some layers."""
+        return cls(costs.base_ms, {layer.key(): costs.cost_ms(layer) for layer in layers})
+
+    def cost_ms(self, layer: Layer) -> float:
+        """Milliseconds that one of the layers adds."""
+        return self.layers_ms[layer.key()]
+
+    def to_text(self) -> str:
+        """As JSON."""
+        return json.dumps([self.base_ms, self.layers_ms])
+
+    @classmethod
+    def from_text(cls, text: str) -> Listed:
+        """The costs that `to_text` wrote."""
+        return cls(*json.loads(text))
 
 
 @dataclass(frozen=True)

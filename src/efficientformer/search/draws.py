@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from efficientformer.architecture import Architecture
+from efficientformer.search.near import Near
 from efficientformer.search.space import SearchSpace
 
 Noise = Literal["uniform", "gumbel", "none"]
-Paths = Literal["soft", "sampled", "even"]
+Paths = Literal["soft", "sampled", "even", "near"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Sampling:
         noise: added to α: the paper's text has uniform noise; `gumbel` draws −log(−log u).
         paths: `soft` mixes all paths (paper, Eq. 7); `sampled` runs the one with the greatest weight, α
             learning through that weight (as GDAS, Dong and Yang, CVPR 2019); `even` runs one at random, α
-            does not learn (single-path one-shot, Guo et al., ECCV 2020).
+            does not learn (single-path one-shot, Guo et al., ECCV 2020); `near` runs a random network of a
+            latency near a budget, narrowed as it is (`near.py`), α does not learn.
         elastic: widths and expansions are drawn too, of every width the first channels: the best ones come to
             lie first (as slimmable networks, Yu and Huang, ICCV 2019).
     """
@@ -38,6 +40,16 @@ class Sampling:
     noise: Noise = "gumbel"
     paths: Paths = "soft"
     elastic: bool = False
+
+    @property
+    def teaches_alpha(self) -> bool:
+        """Whether α learns, which importance is read from."""
+        return self.paths in ("soft", "sampled")
+
+    @property
+    def narrows(self) -> bool:
+        """Whether narrow widths are trained, so that of each the best channels come to lie first."""
+        return self.elastic or self.paths == "near"
 
     def tau(self, share: float) -> float:
         """τ when this share of the training is done."""
@@ -60,7 +72,13 @@ class Draw:
 
 
 def draw(
-    space: SearchSpace, alphas: Sequence[Tensor], sampling: Sampling, step: int, share: float, seed: int
+    space: SearchSpace,
+    alphas: Sequence[Tensor],
+    sampling: Sampling,
+    step: int,
+    share: float,
+    seed: int,
+    near: Near | None = None,
 ) -> Draw:
     """The choice of a training step; a function of (seed, step) and α alone, the same in every process.
 
@@ -71,10 +89,18 @@ def draw(
         step: counted from 0.
         share: of the training that is done.
         seed: of the training.
+        near: draws the networks of `paths="near"`.
+
+    Raises:
+        ValueError: for `paths="near"` without it.
     """
     number = seed * 1_000_003 + step
     generator = torch.Generator().manual_seed(number)
     chance = random.Random(number)
+    if sampling.paths == "near":
+        if near is None:
+            raise ValueError('paths="near" needs what draws networks near a budget')
+        return _alone(space, near.draw(chance))
     frame = _frame(space, chance, step) if sampling.elastic else space.largest
     if len(space.every_stem) > 1:  # each as often: they share nothing
         frame = dataclasses.replace(frame, stem=chance.choice(space.every_stem))
@@ -86,6 +112,15 @@ def draw(
     if sampling.paths == "soft":
         return Draw(soft, (), frame)
     return Draw([one - one.detach() + 1 for one in soft], _chosen(soft), frame)
+
+
+def _alone(space: SearchSpace, network: Architecture) -> Draw:
+    """One network, run alone."""
+    kinds = [[block.kind for block in stage.blocks] for stage in network.stages]
+    paths = [space.paths(stage) for stage in range(len(kinds))]
+    chosen = tuple(tuple(map(own.index, row)) for own, row in zip(paths, kinds, strict=True))
+    ones = [torch.ones(len(row), len(own)) for own, row in zip(paths, kinds, strict=True)]
+    return Draw(ones, chosen, network)
 
 
 def noise_of(like: Tensor, noise: Noise, generator: torch.Generator) -> Tensor:

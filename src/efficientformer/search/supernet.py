@@ -19,6 +19,7 @@ from efficientformer.model.blocks import build_layer
 from efficientformer.model.blocks.layout import as_map, as_tokens
 from efficientformer.search.draws import Draw, Sampling, draw
 from efficientformer.search.narrowing import run_narrow
+from efficientformer.search.near import Near
 from efficientformer.search.space import SearchSpace
 
 
@@ -72,9 +73,9 @@ class Supernet(nn.Module):
                 return self._choices(int(stage), int(position))[kind]
         return None
 
-    def draw(self, step: int, share: float, sampling: Sampling, seed: int) -> None:
-        """Choose paths and widths of one training step; a function of (seed, step) and α alone."""
-        self._draw = draw(self.space, list(self.alphas), sampling, step, share, seed)
+    def draw(self, step: int, share: float, sampling: Sampling, seed: int, near: Near | None = None) -> None:
+        """Choose paths and widths of one training step; a function of (seed, step), near and α alone."""
+        self._draw = draw(self.space, list(self.alphas), sampling, step, share, seed, near)
 
     def probabilities(self) -> list[Tensor]:
         """softmax(α) of each stage: (positions, choices), the identity last."""
@@ -117,11 +118,7 @@ class Supernet(nn.Module):
     def _run(self, name: str, layer: Layer, x: Tensor) -> Tensor:
         module = cast(nn.Module, self.part(name, layer.kind))
         whole = self._full.get(name)
-        if whole and (whole.in_width, whole.out_width, whole.expansion) == (
-            layer.in_width,
-            layer.out_width,
-            layer.expansion,
-        ):
+        if whole and dataclasses.replace(whole, kind=layer.kind, attention=layer.attention) == layer:
             return module(x)
         return run_narrow(module, name, layer, x)
 
