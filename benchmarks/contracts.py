@@ -1,8 +1,8 @@
 """What the benchmarks of searching share: supernets and latency tables that are made once, under --shared.
 
 A way to slim is a space with a supernet: ours, or the paper's. Each is trained once and serves every runtime,
-but for one of `--paths near`, which is of one runtime and budget. Each runtime's latency table serves every way,
-and `table_audit.py` audits the same file.
+but for one of `--paths near`, which is of one runtime and budget. Each runtime's latency table serves every
+way, and `table_audit.py` audits the same file.
 """
 
 from __future__ import annotations
