@@ -6,9 +6,9 @@ For each runtime MobileNetV2 ×1.0's latency is the budget. A network is slimmed
 plain greedy choice of the paper, L1 uniformly narrowed, random networks of the same space and latency, a
 network made by hand, LeViT of the nearest latency and MobileNetV4-Conv-S. All are timed in one interleaved
 run and trained from scratch by one recipe: the slimmed network and the peers --seeds times, the others once.
-The paper's supernet serves all runtimes; ours is trained anew for each one's budget. Stopped, it goes on where
-it was: each result is a file under --out. With --device cuda the trainings run there; latencies are the
-targets'.
+The paper's supernet serves all runtimes; ours is trained anew for each one's budget. Stopped, it goes on
+where it was: each result is a file under --out. With --device cuda the trainings run there; latencies are
+the targets'.
 """
 
 from __future__ import annotations
