@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -105,6 +106,19 @@ def test_another_budget_comes_into_a_finished_run(
     assert (run / "30-percent" / "summary.json").exists()
     assert json.loads((run / "summary.json").read_text()) == first
     assert (run / "search.jsonl").read_bytes().startswith(searched)  # the path is gone on with
+
+
+def test_a_budget_the_supernet_was_not_trained_near_is_told_of(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulated.install(monkeypatch.setattr)
+    changes = {"policy": "exact-fitted", "sampling": Sampling(paths="near"), "evaluations": 6}
+    told = {}
+    for budget in ("50%", "55%", "80%"):
+        lines = io.StringIO()
+        slim(fine_job(photos, budget, **changes), tmp_path / "run", progress=Progress(lines))
+        told[budget] = "the supernet was trained on networks near" in lines.getvalue()
+    assert told == {"50%": False, "55%": False, "80%": True}
 
 
 def _read_only(learn: Any) -> Any:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from efficientformer.search.choices import attends_at_end
-from efficientformer.search.costs import Listed, Remembered, Window, predicted_ms
+from efficientformer.search.costs import Listed, Remembered, predicted_ms
 from efficientformer.search.draws import Sampling, draw
 from efficientformer.search.near import WIDE, Near
 from tests.search.made_up import CHOICES, SPACE, MacsCosts
@@ -31,7 +31,7 @@ def drawn(near: Near, count: int) -> list:
 
 @pytest.mark.parametrize("budgets", [(0.5,), (0.3, 0.8)])
 def test_every_step_has_a_network_near_a_budget(budgets: tuple[float, ...]) -> None:
-    near = Near.budgets(CHOICES, COSTS, [share * TOP for share in budgets])
+    near = Near(CHOICES, COSTS, tuple(share * TOP for share in budgets))
     networks = drawn(near, 60)
     shares = [predicted_ms(COSTS, one) / TOP for one in networks]
     nearest = [min(budgets, key=lambda one: abs(one - share)) for share in shares]
@@ -44,13 +44,13 @@ def test_every_step_has_a_network_near_a_budget(budgets: tuple[float, ...]) -> N
     assert drawn(near, 60) == networks
 
 
-def test_a_window_that_holds_nothing_gives_any_network() -> None:
-    near = Near(CHOICES, COSTS, (Window(0.001, 0.002),))
+def test_where_none_is_near_it_is_any_network() -> None:
+    near = Near(CHOICES, COSTS, (0.001,))
     assert len(set(drawn(near, 5))) == 5
 
 
 def test_images_stay_of_the_size_they_are_read_in() -> None:
-    near = Near.budgets(CHOICES, COSTS, [0.5 * TOP])
+    near = Near(CHOICES, COSTS, (0.5 * TOP,))
     assert {near.draw(random.Random(seed)).input_size for seed in range(5)} == {SPACE.largest.input_size}
 
 

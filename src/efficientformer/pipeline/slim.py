@@ -34,7 +34,7 @@ from efficientformer.pipeline.slim_training import Pictures, learn_supernet, ran
 from efficientformer.pipeline.team import Team
 from efficientformer.progress import Progress
 from efficientformer.search.choices import Choices
-from efficientformer.search.costs import Listed
+from efficientformer.search.costs import Listed, Remembered
 from efficientformer.search.journal import Journal, tell
 from efficientformer.search.near import Near
 from efficientformer.search.scores import ScoreBook
@@ -172,8 +172,8 @@ def prepared(
 def _near(job: Job, plan: Plan, known: Sequence[tuple[Plan, LatencyTable]], world: World) -> Near:
     """What draws networks near the budgets, by the first process's table in the target's own precision."""
     told = Listed.of(known[0][1], plan.space.layers()).to_text() if world.main else ""
-    costs = Listed.from_text(world.share(told))
-    return Near.budgets(Choices(plan.space), costs, [plan.budget_ms(one) for one in job.budgets])
+    costs = Remembered(Listed.from_text(world.share(told)))
+    return Near(Choices(plan.space), costs, tuple(plan.budget_ms(one) for one in job.budgets))
 
 
 def _contracts(

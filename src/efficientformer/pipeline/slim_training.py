@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from efficientformer.evaluation.exported import ExportedFile
 from efficientformer.evaluation.score import Score, evaluate, score
 from efficientformer.latency.target import Target
 from efficientformer.model.network import EfficientFormer
-from efficientformer.model.weights import read_tensors, save_tensors
+from efficientformer.model.weights import read_about, read_tensors, save_tensors
 from efficientformer.pipeline.folder import RunFolder
 from efficientformer.pipeline.job import Job
 from efficientformer.progress import Progress
@@ -145,10 +146,26 @@ def learn_supernet(
         )
         world.wait()  # for the last to have looked for the file
         if world.main:
-            save_tensors(path, supernet.state_dict(), {"space": space.to_json(), "job": job.to_json()})
+            about = {
+                "space": space.to_json(),
+                "job": job.to_json(),
+                "near_ms": near.budgets_ms if near else [],
+            }
+            save_tensors(path, supernet.state_dict(), about)
         world.wait()
+    elif near:
+        _warn_of_others(near, read_about(path)["near_ms"], progress)
     supernet.load_state_dict(read_tensors(path))
     return supernet.cpu().eval()
+
+
+def _warn_of_others(near: Near, trained_ms: Sequence[float], progress: Progress) -> None:
+    """Say so, where a budget is asked for that the supernet was not trained near."""
+    for budget_ms in near.budgets_ms:
+        if not any(near.window(one).holds(budget_ms) for one in trained_ms):
+            there = ", ".join(f"{one:.3f}" for one in trained_ms)
+            progress.line(f"   the supernet was trained on networks near {there} ms: near {budget_ms:.3f} ms")
+            progress.line("   its scores say less; another --out trains one for it")
 
 
 @dataclass(frozen=True)
