@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import kendalltau
 
 from contracts import OURS, RESULTS, WAYS, add_options, at_once, contract_of, kept, train_supernets
-from efficientformer.architecture import Architecture
+from efficientformer.architecture import Architecture, Block
 from efficientformer.files import read_json, write_atomically, write_json
 from efficientformer.latency.bench import Entry, time_entries
 from efficientformer.latency.budget import Budget
@@ -120,6 +121,28 @@ def random_networks(contract: Contract, budget_ms: float, count: int) -> list[Ar
     return list(found)[:count]
 
 
+def in_place(network: Architecture, largest: Architecture) -> Architecture | None:
+    """A network as one of the largest's space, identities first in each stage; None if it is none."""
+    for stage, one in enumerate(network.stages):
+        largest = largest.with_width(stage, one.width)
+        spare = len(largest.stages[stage].blocks) - len(one.blocks)
+        if spare < 0:
+            return None
+        for position, block in enumerate((*spare * (Block("identity"),), *one.blocks)):
+            largest = largest.with_block(stage, position, block.kind)
+            largest = largest.with_expansion(stage, position, block.expansion)
+    return largest if largest.compact() == network else None
+
+
+def inherited(contract: Contract, networks: dict[str, Architecture]) -> dict[str, Any]:
+    """What our supernet says of the networks that are of its space: top-1 and loss on the search's images."""
+    problem, largest = contract.problem(), contract.plan.space.largest
+    placed = {name: in_place(one, largest) for name, one in networks.items()}
+    held = {name: one for name, one in placed.items() if one and problem.choices.holds(one)}
+    scores = problem.book.score(list(held.values()))
+    return {name: {"top1": one.top1, "loss": one.loss} for name, one in zip(held, scores, strict=True)}
+
+
 def contenders(options: argparse.Namespace, text: str, folder: RunFolder) -> dict[str, Any]:
     """Every contender under a runtime, a peer's name or an architecture; and how they were found."""
     target, side = Target.parse(text), options.input_size
@@ -136,15 +159,30 @@ def contenders(options: argparse.Namespace, text: str, folder: RunFolder) -> dic
             one = contract.find(budget_ms)
             found[way] = one.architecture.compact().to_json()
             searched[way] = one.to_json()
-            drawn = random_networks(contract, budget_ms, options.random)
-    found |= {f"random {index}": one.to_json() for index, one in enumerate(drawn)}  # of the larger space
-    return {"mobilenet_ms": took[MOBILENET], "contenders": found, "searched": searched}
+            if way == OURS:
+                drawn = random_networks(contract, budget_ms, options.random)
+                found |= {f"random {index}": network.to_json() for index, network in enumerate(drawn)}
+                scores = inherited(contract, architectures(found))
+                scores[OURS] = {
+                    "top1": one.top1,
+                    "loss": one.loss,
+                }  # its identities where the search put them
+    return {
+        "mobilenet_ms": took[MOBILENET],
+        "contenders": found,
+        "searched": searched,
+        "inherited": scores,
+    }
+
+
+def architectures(found: dict[str, Any]) -> dict[str, Architecture]:
+    """Those of the contenders that are ours to describe."""
+    return {name: Architecture.from_json(one) for name, one in found.items() if isinstance(one, dict)}
 
 
 def models_of(asked: dict[str, Any]) -> dict[str, Model]:
     """The contenders that `contenders` wrote."""
-    found = asked["contenders"].items()
-    return {name: Architecture.from_json(one) if isinstance(one, dict) else one for name, one in found}
+    return asked["contenders"] | architectures(asked["contenders"])
 
 
 def timed(models: dict[str, Model], target: Target, side: int) -> dict[str, Any]:
@@ -209,7 +247,9 @@ def train_all(options: argparse.Namespace, models: dict[str, dict[str, Model]]) 
     at_once(options, learnt, left)
 
 
-def row(options: argparse.Namespace, name: str, model: Model, times: dict[str, Any]) -> dict[str, Any] | None:
+def row(
+    options: argparse.Namespace, name: str, model: Model, times: dict[str, Any], asked: dict[str, Any]
+) -> dict[str, Any] | None:
     """What was measured of one contender; None if it has not been trained yet."""
     receipt, beside = Measurement.from_json(times[name]), Measurement.from_json(times[BUDGET])
     done = {seed: folder_of(options, model, seed) for seed in seeds_of(options, name)}
@@ -231,6 +271,7 @@ def row(options: argparse.Namespace, name: str, model: Model, times: dict[str, A
         "samples": len(receipt.samples_ms),
         "verdict": receipt.verdict,
         "ratio": receipt.median_ms / beside.median_ms,
+        "inherited": asked["inherited"].get(name),
         "params": runs[0]["params"],
         "seeds": seeds,
         "top1": [run["top1"] for run in runs],
@@ -244,6 +285,25 @@ def spread_of(top1: list[float]) -> str:
     """A mean, and the least and the greatest where there are several."""
     mean = f"{statistics.fmean(top1):.1%}"
     return mean if len(top1) == 1 else f"{mean} ({min(top1):.1%} to {max(top1):.1%})"
+
+
+def scored_as(one: dict[str, Any]) -> str:
+    """What the supernet says of a contender."""
+    return f"{one['inherited']['top1']:.1%}, {one['inherited']['loss']:.3f}" if one["inherited"] else "–"
+
+
+def ranks(rows: list[dict[str, Any]]) -> list[str]:
+    """How the supernet ranks networks of one latency, against their training alone with the first seed."""
+    known = [one for one in rows if one["inherited"]]
+    alone = [one["top1"][0] for one in known]
+    if len(known) < 3:
+        return []
+    by_top1 = kendalltau([one["inherited"]["top1"] for one in known], alone).statistic
+    by_loss = kendalltau([-one["inherited"]["loss"] for one in known], alone).statistic
+    return [
+        f"Of the supernet's space {len(known)} were trained ({min(alone):.1%} to {max(alone):.1%} with the "
+        f"first seed): Kendall's τ with what they inherit is {by_loss:.2f} by loss, {by_top1:.2f} by top-1."
+    ]
 
 
 def page(document: dict[str, Any]) -> str:
@@ -260,7 +320,8 @@ def page(document: dict[str, Any]) -> str:
         f"epochs, paths {asked['paths']}, elastic; slimmed by the policy {asked['policy']}. The plain greedy "
         "is the paper's space, supernet (soft paths, a quarter of the epochs) and search. Latencies of a "
         "runtime are of one interleaved run. Top-1 of all 3,925 validation images after the last epoch: mean "
-        "of the seeds (least to greatest).",
+        "of the seeds (least to greatest). Inherited: top-1 and loss with our supernet's weights, on images "
+        "set apart from training.",
     ]
     for target, rows in document["runtimes"].items():
         drawn = [one for one in rows if one["name"].startswith("random")]
@@ -269,8 +330,8 @@ def page(document: dict[str, Any]) -> str:
             "",
             f"## {target}",
             "",
-            "| | ms | times MobileNetV2 | n | verdict | parameters | top-1 | seeds |",
-            "|---|---|---|---|---|---|---|---|",
+            "| | ms | times MobileNetV2 | n | verdict | parameters | top-1 | seeds | inherited |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         for one in rows:
             if one in drawn and one is not best:
@@ -279,8 +340,9 @@ def page(document: dict[str, Any]) -> str:
             lines.append(
                 f"| {name} | {one['median_ms']:.3f} | {one['ratio']:.2f} | {one['samples']} | "
                 f"{one['verdict']} | {one['params'] / 1e6:.2f} M | {spread_of(one['top1'])} | "
-                f"{len(one['seeds'])} |"
+                f"{len(one['seeds'])} | {scored_as(one)} |"
             )
+        lines += ["", *ranks(rows)]
         left = document["not trained"][target]
         lines += [
             "",
@@ -322,7 +384,7 @@ def main() -> None:
     if options.only != "collect":
         train_all(options, models)
     made = {
-        text: {name: row(options, name, model, times[text]) for name, model in own.items()}
+        text: {name: row(options, name, model, times[text], asked[text]) for name, model in own.items()}
         for text, own in models.items()
     }
     document = {
