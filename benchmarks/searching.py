@@ -93,7 +93,7 @@ def hits(contract: Contract, options: argparse.Namespace, folder: RunFolder) -> 
 def compared(contract: Contract, folder: RunFolder) -> list[dict[str, Any]]:
     """Every policy on three budgets, those by chance at the cost of the dearest of the others."""
     low, high = contract.plan.least.median_ms, contract.plan.greatest.median_ms
-    learnt = contract.job.sampling.paths != "even"  # α, by which the plain greedy goes
+    learnt = contract.job.sampling.teaches_alpha  # by α the plain greedy goes
     rows, contract.rows.scale = [], 1.0
     for share in SHARES:
         budget_ms, evaluations = low + share * (high - low), 32
