@@ -138,7 +138,9 @@ def contract_of(
     """What searches in a folder: the runtime's table, the way's supernet, the scores all searches share."""
     job, shared = job_of(options, target, way, budget), _shared(options, way)
     if _is_near(job):
-        shared = shared.with_name(f"{shared.name}-near-{job.target.runtime}")
+        if budget == WHOLE:
+            raise SystemExit("--paths near trains a supernet for one budget; this benchmark searches many")
+        shared = shared.with_name(f"{shared.name}-{job.target.runtime}")
     folder.root.mkdir(parents=True, exist_ok=True)
     _copy(shared, folder.root)
     world = World(device=torch.device(options.device))
@@ -163,7 +165,10 @@ def _is_near(job: Job) -> bool:
 
 
 def _shared(options: argparse.Namespace, way: str) -> Path:
-    return options.shared / way.replace(" ", "-")
+    """Where a way's supernet is, by how it is trained."""
+    job = job_of(options, "onnxruntime", way)
+    name = f"{way} {job.supernet} {job.input_size} {job.sampling.paths} {job.supernet_epochs}"
+    return options.shared / name.replace(" ", "-")
 
 
 def _copy(there: Path, here: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import shutil
 import time
 from collections.abc import Generator, Sequence
@@ -33,7 +34,6 @@ from efficientformer.pipeline.prove import Asked, summarise
 from efficientformer.pipeline.slim_training import Pictures, learn_supernet, rank
 from efficientformer.pipeline.team import Team
 from efficientformer.progress import Progress
-from efficientformer.search.choices import Choices
 from efficientformer.search.costs import Listed, Remembered
 from efficientformer.search.journal import Journal, tell
 from efficientformer.search.near import Near
@@ -170,10 +170,11 @@ def prepared(
 
 
 def _near(job: Job, plan: Plan, known: Sequence[tuple[Plan, LatencyTable]], world: World) -> Near:
-    """What draws networks near the budgets, by the first process's table in the target's own precision."""
-    told = Listed.of(known[0][1], plan.space.layers()).to_text() if world.main else ""
-    costs = Remembered(Listed.from_text(world.share(told)))
-    return Near(Choices(plan.space), costs, tuple(plan.budget_ms(one) for one in job.budgets))
+    """What draws networks near the budgets, by the first process's tables of all the job's targets."""
+    layers = plan.space.layers()
+    told = json.dumps([Listed.of(rows, layers).to_json() for _, rows in known])
+    costs = [Remembered(Listed.from_json(one)) for one in json.loads(world.share(told))]
+    return Near(plan.space, tuple(costs), tuple(plan.budget_ms(one) for one in job.budgets))
 
 
 def _contracts(

@@ -142,6 +142,7 @@ def learn_supernet(
             world=world,
             prepare=lambda step, share: supernet.draw(step, share, job.sampling, job.seed, near),
             searched=tuple(supernet.alphas),
+            identity={"near_ms": list(near.budgets_ms)} if near else None,
             progress=progress,
         )
         world.wait()  # for the last to have looked for the file

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
@@ -51,7 +50,7 @@ class Remembered:
 
 @dataclass(frozen=True)
 class Listed:
-    """Costs as text, to be sent to another process.
+    """Costs to be sent to another process.
 
     Attributes:
         base_ms: milliseconds of a call without any layer.
@@ -70,14 +69,14 @@ class Listed:
         """Milliseconds that one of the layers adds."""
         return self.layers_ms[layer.key()]
 
-    def to_text(self) -> str:
-        """As JSON."""
-        return json.dumps([self.base_ms, self.layers_ms])
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON document."""
+        return {"base_ms": self.base_ms, "layers_ms": dict(self.layers_ms)}
 
     @classmethod
-    def from_text(cls, text: str) -> Listed:
-        """The costs that `to_text` wrote."""
-        return cls(*json.loads(text))
+    def from_json(cls, document: dict[str, Any]) -> Listed:
+        """The costs that `to_json` wrote."""
+        return cls(**document)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def draw(
     seed: int,
     near: Near | None = None,
 ) -> Draw:
-    """The choice of a training step; a function of (seed, step) and α alone, the same in every process.
+    """The choice of a training step; a function of (seed, step), α and `near`, the same in every process.
 
     Args:
         space: what can be searched.

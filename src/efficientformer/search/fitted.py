@@ -64,8 +64,8 @@ def search_fitted(
         drawn = [_solved(fit, choices, costs, window, generator if turn else None) for turn in range(count)]
         new = [one for one in dict.fromkeys(drawn) if one is not None and one not in known]
         known |= dict.fromkeys(new)
-        near = partial(variation.mutated, best.architecture)
-        new += new_networks(near, count - len(new), known, window)
+        for make in (partial(variation.mutated, best.architecture), variation.sample):
+            new += new_networks(make, count - len(new), known, window)
         if not new:
             break  # the window seems to hold no others
         found += scored(new, costs, tally.score)

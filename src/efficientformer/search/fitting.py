@@ -5,12 +5,13 @@ Here the same kind of sum is fitted to the scores of any networks, by least squa
 
     loss(network) = θ_0 + Σ_f θ_f · (how often the network has f)
 
-A feature f is a kind at a position, a kind anywhere in a stage, or a step down in width, expansion or input
-size; a step down never lowers the loss. What a kind does anywhere in a stage is held to be greater than what
-the position changes of it (the prior's spread, `_SHARED` and `_OWN`), so that few networks say something of
-all positions. Drawn instead of fitted, the values are one sample of what the scores leave open: targets and
-prior are each moved by noise of their own spread (randomise-then-optimise, Bardsley et al., SIAM J. Sci.
-Comput. 2014; exact for a linear model but for the bounds).
+A feature f is a kind at a position, a kind anywhere in a stage (less the kind that the largest network has
+there), or a step down in width, expansion or input size; a step down never lowers the loss. What a kind does
+anywhere in a stage is held to be greater than what the position changes of it (the prior's spread, `_SHARED`
+and `_OWN`), so that few networks say something of all positions. Drawn instead of fitted, the values are one
+sample of what the scores leave open: targets and prior are each moved by noise of their own spread
+(randomise-then-optimise, Bardsley et al., SIAM J. Sci. Comput. 2014; exact for a linear model but for the
+bounds).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Fit:
         steps: dict[Feature, bool] = {}
         for place, can in choices.places.items():
             for choice in can[1:]:
-                steps |= dict.fromkeys(_features(place, can, choice), _ordered(place))
+                steps |= dict.fromkeys((name for name, _ in _features(place, can, choice)), _ordered(place))
         self._index = {feature: index for index, feature in enumerate(steps)}
         self._spread = float(np.std(losses)) or 1.0
         shared = [feature[2] < 0 and feature[1] >= 0 and feature[0] != "width" for feature in steps]
@@ -66,7 +67,9 @@ class Fit:
         found = lsq_linear(self._matrix, target, bounds=(self._least, np.inf)).x
         rises = {
             place: {
-                choice: float(sum(found[self._index[feature]] for feature in _features(place, can, choice)))
+                choice: float(
+                    sum(sign * found[self._index[name]] for name, sign in _features(place, can, choice))
+                )
                 for choice in can
             }
             for place, can in self._choices.places.items()
@@ -78,8 +81,8 @@ class Fit:
         row[-1] = 1.0
         for place, can in self._choices.places.items():
             if not place.idle(network):
-                for feature in _features(place, can, place.of(network)):
-                    row[self._index[feature]] += 1.0
+                for name, sign in _features(place, can, place.of(network)):
+                    row[self._index[name]] += sign
         return row
 
 
@@ -88,11 +91,13 @@ def _ordered(place: Place) -> bool:
     return place.what in ("width", "expansion", "input_size")
 
 
-def _features(place: Place, can: Sequence[Choice], choice: Choice) -> Iterator[Feature]:
-    """The features of a choice: none for the largest network's own, which has 0."""
+def _features(place: Place, can: Sequence[Choice], choice: Choice) -> Iterator[tuple[Feature, float]]:
+    """The features of a choice, with their signs: none for the largest network's own, which has 0."""
     at = can.index(choice)
     passed = can[1 : at + 1] if _ordered(place) else can[at : at + 1] if at else ()
     for one in passed:
-        yield place.what, place.stage, place.position, one
+        yield (place.what, place.stage, place.position, one), 1.0
         if place.position >= 0:
-            yield place.what, place.stage, -1, one
+            yield (place.what, place.stage, -1, one), 1.0
+    if passed and place.what == "kind":
+        yield (place.what, place.stage, -1, can[0]), -1.0

@@ -187,7 +187,7 @@ def by_removal(choices: Choices, score: ScoreMany) -> Callable[[Architecture], I
         score: asked once for each network of the path.
 
     Returns:
-        a function of a network; positions that are left out already, or must stay, have 0.
+        a function of a network; positions that are left out already have 0.
     """
 
     def importance(here: Architecture) -> Importance:
