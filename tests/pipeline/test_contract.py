@@ -191,7 +191,8 @@ def test_the_front(networks: list[tuple[float, float]], on_front: list[bool]) ->
         ({"evaluations": 0}, "evaluations must be at least 1"),
         ({"width_step": 3}, "the width step is an even number"),
         ({"sampling": Sampling(paths="near"), "policy": "exact"}, "judges larger ones; policies that do not"),
-        ({"sampling": Sampling(paths="near")}, "--paths near leaves α unlearnt"),
+        ({"sampling": Sampling(paths="near")}, "--policy greedy judges larger ones; policies that do not"),
+        ({"sampling": Sampling(paths="even")}, "--paths even leaves α unlearnt"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(

@@ -91,15 +91,15 @@ class Job:
             raise InputError(f"unknown policy {self.policy!r}; known: {', '.join(POLICIES)}")
         if not self.budgets or len(set(map(str, self.budgets))) < len(self.budgets):
             raise InputError("budget: give one or several different ones, such as 4ms,8ms,12ms")
-        if not self.sampling.teaches_alpha and self.policy == "greedy":
-            raise InputError(
-                f"--paths {self.sampling.paths} leaves α unlearnt, which --policy greedy goes by; "
-                "give another of the two"
-            )
         if self.sampling.paths == "near" and self.policy not in BY_WINDOW:
             raise InputError(
                 f"--paths near trains networks near the budget only, and --policy {self.policy} judges "
                 f"larger ones; policies that do not: {', '.join(BY_WINDOW)}"
+            )
+        if not self.sampling.teaches_alpha and self.policy == "greedy":
+            raise InputError(
+                f"--paths {self.sampling.paths} leaves α unlearnt, which --policy greedy goes by; "
+                "give another of the two"
             )
         _ = self.targets  # raises, where the runtime has not got a precision
         for side in self.input_sizes:
