@@ -165,10 +165,8 @@ def contenders(options: argparse.Namespace, text: str, folder: RunFolder) -> dic
                 drawn = random_networks(contract, budget_ms, options.random)
                 found |= {f"random {index}": network.to_json() for index, network in enumerate(drawn)}
                 scores = inherited(contract, architectures(found))
-                scores[OURS] = {
-                    "top1": one.top1,
-                    "loss": one.loss,
-                }  # its identities where the search put them
+                # Its identities are where the search put them.
+                scores[OURS] = {"top1": one.top1, "loss": one.loss}
     return {
         "mobilenet_ms": took[MOBILENET],
         "contenders": found,

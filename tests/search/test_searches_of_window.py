@@ -56,9 +56,9 @@ def test_a_seed_gives_the_same_search_again(how) -> None:
 def test_at_equal_cost_the_better_search_finds_the_better_network(how, other) -> None:
     pairs = [
         [one(CHOICES, COSTS, WINDOW, Tally(score), 96, seed=seed).score.loss for one in (how, other)]
-        for seed in range(3)
+        for seed in range(5)
     ]
-    assert sum(better < worse for better, worse in pairs) >= 2, pairs
+    assert sum(better < worse for better, worse in pairs) >= 4, pairs
 
 
 @EACH
