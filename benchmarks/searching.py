@@ -40,7 +40,7 @@ from efficientformer.search.journal import Journal
 from efficientformer.search.policies import POLICIES, Problem, search
 from efficientformer.search.values import measure_values
 
-SHARES = (0.25, 0.5, 0.75)  # of the range, for the policies
+SHARES = "0.25,0.5,0.75"
 
 
 def spread(contract: Contract, count: int) -> list[float]:
@@ -90,12 +90,12 @@ def hits(contract: Contract, options: argparse.Namespace, folder: RunFolder) -> 
     return found
 
 
-def compared(contract: Contract, folder: RunFolder) -> list[dict[str, Any]]:
-    """Every policy on three budgets, those by chance at the cost of the dearest of the others."""
+def compared(contract: Contract, shares: list[float], folder: RunFolder) -> list[dict[str, Any]]:
+    """Every policy on a few budgets, those that score as many networks as they may at the dearest's cost."""
     low, high = contract.plan.least.median_ms, contract.plan.greatest.median_ms
     learnt = contract.job.sampling.teaches_alpha  # by α the plain greedy goes
     rows, contract.rows.scale = [], 1.0
-    for share in SHARES:
+    for share in shares:
         budget_ms, evaluations = low + share * (high - low), 32
         window = Window(0.95 * budget_ms, 0.99 * budget_ms)
         for policy in POLICIES if learnt else POLICIES[1:]:
@@ -154,9 +154,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if not options.hits_only:
         folder = folder_of(options, targets[0])
         with contract_of(options, targets[0], folder) as contract:
-            document["policies"] = compared(contract, folder)
             found = kept(folder.file("gaps.json"), lambda: {"gaps": gaps(contract)})
             document["gaps"] = found["gaps"]
+            document["policies"] = compared(contract, options.shares, folder)
     return document
 
 
@@ -229,6 +229,12 @@ def main() -> None:
     parser.add_argument("--targets", default="onnxruntime,openvino")
     parser.add_argument("--budgets", type=int, default=20)
     parser.add_argument("--hits-only", action="store_true", help="do not compare policies")
+    parser.add_argument(
+        "--shares",
+        type=lambda text: list(map(float, text.split(","))),
+        default=SHARES,
+        help="of the range of latencies: the budgets policies are compared at",
+    )
     options = parser.parse_args()
     train_supernets(options, (OURS,))
     document = run(options)

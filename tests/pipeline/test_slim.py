@@ -223,7 +223,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_result(
     while True:
         process = start(tmp_path / "killed")
         try:
-            code = process.wait(timeout=waits.uniform(3, 5) + 0.7 * kills)
+            code = process.wait(timeout=waits.uniform(3, 5) * 1.25**kills)
             break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
