@@ -72,6 +72,7 @@ def job_of(options: argparse.Namespace, target: str, way: str = OURS, budget: Bu
         },
         PAPERS: {
             "kinds": PAPER_KINDS,
+            "expansions": (),
             "policy": "greedy",
             "sampling": Sampling(),
             "supernet_epochs": max(1, options.supernet_epochs // 4),

@@ -335,7 +335,7 @@ def page(document: dict[str, Any]) -> str:
         f"epochs, {asked['precision']}, trained on {asked['device']}, seeds of "
         f"{', '.join(map(str, asked['seeds']))} as the last column counts. "
         f"Supernet {asked['supernet']}, {asked['supernet_epochs']} "
-        f"epochs, paths {asked['paths']}, elastic; slimmed by the policy {asked['policy']}. The plain greedy "
+        f"epochs, paths {asked['paths']}; slimmed by the policy {asked['policy']}. The plain greedy "
         "is the paper's space, supernet (soft paths, a quarter of the epochs) and search. Latencies of a "
         "runtime are of one interleaved run. Top-1 of all 3,925 validation images after the last epoch: mean "
         "of the seeds (least to greatest). Inherited: top-1 and loss with our supernet's weights, on images "

@@ -257,7 +257,8 @@ def table(document: dict[str, Any]) -> str:
     lines = [
         "# Does the supernet rank?",
         "",
-        f"{plan['networks']} random networks of space {plan['supernet']} at {plan['input_size']} px, each "
+        f"{plan['networks']} random networks of space {plan['supernet']} at {plan['input_size']} px "
+        f"(kinds {', '.join(OPEN_KINDS)}, expansions 2 to 4, widths in steps of 8), each "
         f"trained alone for {plan['epochs']} epochs on Imagenette; supernets for {plan['supernet_epochs']}. "
         f"Judged on {document['images']:,} validation images. {document['date'][:10]}, "
         f"{machine['processor']}, {plan['precision']}, seed {plan['seed']}.",

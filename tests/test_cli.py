@@ -110,6 +110,34 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert not (folders / "exports").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "paths", "elastic"),
+    [
+        ("", "near", False),
+        ("--policy evolution", "near", False),
+        ("--policy exact", "even", True),
+        ("--policy exact --no-elastic", "even", False),
+        ("--policy exact --paths soft", "soft", False),
+        ("--policy greedy", "soft", False),
+        ("--policy greedy --elastic", "soft", True),
+        ("--policy exact-fitted --paths even --elastic", "even", True),
+    ],
+)
+def test_the_supernet_suits_the_policy_where_nothing_is_said(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, words: str, paths: str, elastic: bool
+) -> None:
+    asked: list[Job] = []
+
+    def stop(job: Job, *_: object) -> None:
+        asked.append(job)
+        raise InputError("far enough")
+
+    monkeypatch.chdir(folders)
+    monkeypatch.setattr("efficientformer.cli.slim.slim_to_budgets", stop)
+    assert main([*SLIM, *words.split()]) == 2
+    assert (asked[0].sampling.paths, asked[0].sampling.elastic) == (paths, elastic)
+
+
 def test_too_many_unreadable_images_stop_the_run(
     folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -352,7 +380,7 @@ def test_the_command_that_a_report_gives_is_one_the_program_takes() -> None:
     assert bound.arguments["data"] == Path("photos of cats")
     assert bound.arguments["flip"] is False
     assert bound.arguments["budget"] == "8ms,50%"
-    assert bound.arguments["kinds"] == "pool,attention"
+    assert bound.arguments["kinds"] == "pool,ffn,attention"
     assert bound.arguments["expansions"] == "2,3"
     assert bound.arguments["precisions"] == "fp32,int8"
     assert "activations" not in bound.arguments

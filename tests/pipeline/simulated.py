@@ -25,7 +25,7 @@ from efficientformer.layers import Layer
 from efficientformer.pipeline import contract, preflight, prove, slim
 from efficientformer.pipeline.job import Job
 from efficientformer.search.draws import Sampling
-from efficientformer.search.space import OPEN_KINDS
+from efficientformer.search.space import OPEN_KINDS, PAPER_KINDS
 from efficientformer.training import loop
 
 Patch = Callable[[Any, str, Any], None]
@@ -97,8 +97,12 @@ FINE: dict[str, Any] = {
 
 
 def tiny_job(data: Path, budget: str = "60%", **changes: Any) -> Job:
-    """Seconds of training; digits-sized images."""
+    """Seconds of training; digits-sized images; the paper's way."""
     settings: dict[str, Any] = {
+        "kinds": PAPER_KINDS,
+        "expansions": (),
+        "policy": "greedy",
+        "sampling": Sampling(),
         "input_size": 32,
         "supernet": "xs",
         "supernet_epochs": 1,

@@ -138,6 +138,7 @@ def test_measurements_that_disagree_are_a_concern(make_run):
         ({"data": "/a/b"}, "efficientformer slim --data b"),
         ({"data": "/a/b c", "format": "x"}, "efficientformer slim --data 'b c'"),
         ({"data": "b", "budget": "50%"}, "efficientformer slim --data b --budget 50%"),
+        ({"data": "b", "stems": [], "expansions": []}, "efficientformer slim --data b --expansions ''"),
         ({"data": "b", "train_unslimmed": True}, "efficientformer slim --data b --train-unslimmed"),
         (
             {"data": "b", "augmentation": {"flip": False}, "temperature": {"noise": "none"}},

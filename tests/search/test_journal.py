@@ -120,6 +120,19 @@ def test_a_branch_keeps_what_was_measured_up_to_its_step(written: Path) -> None:
         branch(journal, 99, written.with_name("other.jsonl"))
 
 
+def test_a_branch_leaves_out_what_was_measured_before_a_miss(written: Path) -> None:
+    journal = Journal(written)
+    early = journal.architectures()[1]
+    journal.verify(early, 2.0, simulated.receipt("net", Target(), 9.9), 4.5)
+    journal.miss(2.0)
+    assert branch(journal, 2, written.with_name("none.jsonl")).verified == {}
+    journal.verify(early, 2.0, simulated.receipt("net", Target(), 2.2), 1.1)
+    again = branch(journal, 2, written.with_name("again.jsonl"))
+    assert again.verified == {early: 2.2}
+    assert "9.9" not in again.path.read_text()
+    assert again.steps == journal.steps[:2]
+
+
 def test_a_process_that_does_not_write_leaves_the_file_alone(written: Path) -> None:
     before = written.read_bytes()
     journal = Journal(written, writes=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from efficientformer.latency.target import Target
 from efficientformer.pipeline.demo import demo_job, write_digits
 from efficientformer.pipeline.folder import RunFolder
 from efficientformer.pipeline.front import front
-from efficientformer.pipeline.job import Job
+from efficientformer.pipeline.job import Job, sampling_for
 from efficientformer.pipeline.slim import place, slim_to_budgets
 from efficientformer.pipeline.slim import slim as run_slim
 from efficientformer.report import write_report
@@ -35,7 +36,7 @@ def slim(
     out: Path = Path("runs/slim"),
     supernet: str = Job.supernet,
     kinds: str = ",".join(Job.kinds),
-    expansions: str = "",
+    expansions: str = ",".join(map(str, Job.expansions)),
     activations: str = "",
     stems: str = "",
     input_sizes: str = "",
@@ -52,8 +53,8 @@ def slim(
     tau_start: float = Sampling.tau_start,
     tau_end: float = Sampling.tau_end,
     noise: Noise = Sampling.noise,
-    paths: Paths = Sampling.paths,
-    elastic: bool = Sampling.elastic,
+    paths: Paths | None = None,
+    elastic: bool | None = None,
     max_unreadable: float = Job.max_unreadable,
     train_unslimmed: bool = Job.train_unslimmed,
     table: Path | None = None,
@@ -76,13 +77,13 @@ def slim(
         out: the run's folder.
         supernet: xs, s, m, l7, or auto for the smallest that leaves room for a search.
         kinds: of blocks to choose from: pool and attention are the paper's, ffn is EfficientFormerV2's.
-        expansions: that a block's MLP may be narrowed to, such as 2,3.
+        expansions: that a block's MLP may be narrowed to; 4 leaves all as wide as the paper's.
         activations: that all blocks may have instead of GELU, such as relu,hardswish.
         stems: to choose from beside the two 3×3 convolutions: stem_patch, one convolution of 4×4 patches.
         input_sizes: smaller sides of images to consider, in pixels.
         width_step: channels a stage is narrowed by at once.
-        policy: greedy (the paper's), greedy-remeasured, exact (integer programming), exact-fitted (the same
-            by scores in the window), evolution, or random.
+        policy: exact-fitted (integer programming by scores of networks of the budget), evolution, random,
+            exact (by rises in loss from the largest network), greedy (the paper's), or greedy-remeasured.
         evaluations: networks that exact-fitted, evolution and random search may score.
         supernet_epochs: passes over the training images for the supernet.
         epochs: the same for the network that is found.
@@ -94,8 +95,9 @@ def slim(
         tau_start: the supernet's softmax temperature at first.
         tau_end: and at last.
         noise: of the Gumbel softmax; the paper's text has uniform.
-        paths: soft mixes all paths (the paper's), sampled runs one by its probability, even any one, near a
-            network of a latency near the budget.
+        paths: of the supernet's steps: near runs a network of a latency near the budget, even any path,
+            sampled one by its probability, soft mixes all (the paper's). By default soft for the greedy
+            policies, even and elastic for exact, near for the others.
         elastic: train narrower widths and expansions too.
         max_unreadable: greatest share of unreadable images that is put up with.
         train_unslimmed: also train the unslimmed network, to see what slimming cost.
@@ -126,7 +128,7 @@ def slim(
         learning_rate=learning_rate,
         augmentation=Augmentation(min_area, flip),
         precision=precision,
-        sampling=Sampling(tau_start, tau_end, noise, paths, elastic),
+        sampling=_sampling(policy, paths, elastic, Sampling(tau_start, tau_end, noise)),
         max_unreadable=max_unreadable,
         train_unslimmed=train_unslimmed,
         seed=seed,
@@ -145,6 +147,13 @@ def slim(
         for summary, folder in zip(summaries, folders, strict=True):
             _print_result(summary, folder, as_json=False)
         show(front_table(front(summaries)))
+
+
+def _sampling(policy: str, paths: Paths | None, elastic: bool | None, asked: Sampling) -> Sampling:
+    """What was asked for; what suits the policy where nothing was."""
+    best = sampling_for(policy) if paths is None else Sampling(paths=paths)
+    elastic = best.elastic if elastic is None else elastic
+    return dataclasses.replace(asked, paths=best.paths, elastic=elastic)
 
 
 def demo(
@@ -179,7 +188,7 @@ def _print_result(summary: dict[str, Any], out: Path, *, as_json: bool) -> None:
         return
     show(summary_table(summary))
     show(accuracy_table(summary))
-    print(f"network: {summary['architecture']}  (P pooling block, A attention block)")
+    print(f"network: {summary['architecture']}  (P pooling, F unified FFN, A attention block)")
     print(f"report:  {page}")
 
 

@@ -13,7 +13,8 @@ from efficientformer.errors import InputError
 from efficientformer.files import write_json
 from efficientformer.latency.target import Target
 from efficientformer.pipeline import table_job
-from efficientformer.search.space import PAPER_KINDS, SearchSpace, supernet_space
+from efficientformer.pipeline.job import Job
+from efficientformer.search.space import SearchSpace, supernet_space
 from efficientformer.terminal import latency_table as tables
 from efficientformer.terminal.table import show as show_table
 
@@ -30,8 +31,8 @@ def build(
     supernet: str = "s",
     input_size: int = 224,
     classes: int = 1000,
-    kinds: str = ",".join(PAPER_KINDS),
-    expansions: str = "",
+    kinds: str = ",".join(Job.kinds),
+    expansions: str = ",".join(map(str, Job.expansions)),
     activations: str = "",
     stems: str = "",
     input_sizes: str = "",
@@ -49,8 +50,8 @@ def build(
         supernet: the space, by the name of its largest network: xs, s, m or l7.
         input_size: pixels of a side.
         classes: outputs of the networks.
-        kinds: of blocks, such as pool,ffn,attention; the paper's two by default.
-        expansions: that blocks may have beside 4, such as 2,3.
+        kinds: of blocks; pool,attention are the paper's.
+        expansions: that blocks may have beside 4, which alone is the paper's.
         activations: beside GELU, such as relu,hardswish.
         stems: beside the two 3×3 convolutions: stem_patch.
         input_sizes: smaller sides that images may have, in pixels.

@@ -112,7 +112,7 @@ def repeat_command(job: dict[str, Any]) -> str:
     settings = {key: value for key, value in _flat(job) if key != "format" and not _is_fixed(key)}
     settings["data"] = Path(job["data"]).name
     given = ((_FLAGS.get(key, key.replace("_", "-")), value) for key, value in settings.items())
-    flags = (_flag(name, value) for name, value in given if value != [])
+    flags = (_flag(name, value) for name, value in given if value != [] or name == "expansions")
     lines = ["efficientformer slim"]
     for flag in flags:
         if len(lines[-1]) + len(flag) > 84:

@@ -74,6 +74,12 @@ class Journal:
             raise InputError(f"{self.path}: damaged ({error}); remove it to search again") from None
         return lines
 
+    def _believed_lines(self) -> list[dict[str, Any]]:
+        """All but what was measured before a budget was missed."""
+        lines = self._whole_lines()
+        missed = max((index for index, line in enumerate(lines) if line.get("event") == "missed"), default=0)
+        return [line for line in lines[:missed] if line.get("event") != "verified"] + lines[missed:]
+
     def begin(self, start: Start) -> None:
         """Write the start."""
         self.start = start
@@ -164,7 +170,7 @@ def branch(journal: Journal, step: int, path: Path) -> Journal:
     if path.exists():
         raise InputError(f"{path}: exists already; give another file for the new search")
     kept = {journal.start.architecture, *(one.architecture for one in journal.steps[:step])}
-    lines = [line for line in Journal(journal.path)._whole_lines() if _is_before(line, step, kept)]
+    lines = [line for line in Journal(journal.path)._believed_lines() if _is_before(line, step, kept)]
     write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return Journal(path)
 
@@ -188,7 +194,7 @@ def tell(journal: Journal, found: Found, path: Path) -> Journal:
     if nearest:
         last = journal.steps[nearest - 1].chosen
     if steps[nearest].parts:
-        its = [line for line in journal._whole_lines() if _is_check_of(found.architecture, line)]
+        its = [line for line in journal._believed_lines() if _is_check_of(found.architecture, line)]
         before = (journal.steps[nearest - 1].scale if nearest else None) or 1.0
         predicted, scale = found.predicted_ms, before
         if its:  # a check's new scale makes prediction and measurement equal: it tells the old one, too
