@@ -373,7 +373,7 @@ def page(document: dict[str, Any]) -> str:
 def main() -> None:
     """Search, time, train, collect, write, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    add_options(parser, paths="near", policy="exact-fitted")
+    add_options(parser, paths="near", policy="bayesian")
     parser.add_argument("--out", type=Path, default=Path("runs/mobilenet-speed"))
     parser.add_argument("--targets", default="onnxruntime,openvino,tflite")
     parser.add_argument("--epochs", type=int, default=5)

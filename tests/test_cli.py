@@ -120,7 +120,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(
         ("--policy exact --paths soft", "soft", False),
         ("--policy greedy", "soft", False),
         ("--policy greedy --elastic", "soft", True),
-        ("--policy exact-fitted --paths even --elastic", "even", True),
+        ("--policy bayesian --paths even --elastic", "even", True),
     ],
 )
 def test_the_supernet_suits_the_policy_where_nothing_is_said(

@@ -112,7 +112,7 @@ def test_a_budget_the_supernet_was_not_trained_near_is_told_of(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulated.install(monkeypatch.setattr)
-    changes = {"policy": "exact-fitted", "sampling": Sampling(paths="near"), "evaluations": 6}
+    changes = {"policy": "bayesian", "sampling": Sampling(paths="near"), "evaluations": 6}
     told = {}
     for budget in ("50%", "55%", "80%"):
         lines = io.StringIO()

@@ -208,8 +208,8 @@ def test_a_budget_that_stays_missed_is_an_error(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "asked",
-    [["60%", "precisions=int8"], ["45%,60%", "fine", "policy=exact-fitted", "paths=near"]],
-    ids=["greedy, two precisions", "exact-fitted near, two budgets"],
+    [["60%", "precisions=int8"], ["45%,60%", "fine", "policy=bayesian", "paths=near"]],
+    ids=["greedy, two precisions", "bayesian near, two budgets"],
 )
 def test_killed_at_any_moment_it_ends_in_the_same_result(
     tmp_path: Path, photos: Path, asked: list[str]

@@ -9,9 +9,9 @@ import pytest
 
 from efficientformer.architecture import Architecture
 from efficientformer.evaluation.score import Score
+from efficientformer.search.bayesian import search_bayesian
 from efficientformer.search.costs import EmptyWindowError, Remembered, Window, predicted_ms
 from efficientformer.search.evolution import evolve
-from efficientformer.search.fitted import search_fitted
 from efficientformer.search.random_search import search_randomly
 from efficientformer.search.scores import Tally, canonical
 from efficientformer.search.variation import Variation
@@ -20,7 +20,7 @@ from tests.search.made_up import CHOICES, SPACE, MacsCosts, score, score_one
 COSTS = Remembered(MacsCosts())
 TOP = predicted_ms(COSTS, SPACE.largest)
 WINDOW = Window(0.93 * 0.5 * TOP, 0.5 * TOP)
-EACH = pytest.mark.parametrize("how", [search_fitted, evolve, search_randomly])
+EACH = pytest.mark.parametrize("how", [search_bayesian, evolve, search_randomly])
 
 
 class Judge:
@@ -52,7 +52,7 @@ def test_a_seed_gives_the_same_search_again(how) -> None:
     assert judges[0].asked == judges[1].asked != judges[2].asked
 
 
-@pytest.mark.parametrize(("how", "other"), [(evolve, search_randomly), (search_fitted, evolve)])
+@pytest.mark.parametrize(("how", "other"), [(evolve, search_randomly), (search_bayesian, evolve)])
 def test_at_equal_cost_the_better_search_finds_the_better_network(how, other) -> None:
     pairs = [
         [one(CHOICES, COSTS, WINDOW, Tally(score), 96, seed=seed).score.loss for one in (how, other)]

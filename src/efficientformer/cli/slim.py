@@ -82,9 +82,9 @@ def slim(
         stems: to choose from beside the two 3×3 convolutions: stem_patch, one convolution of 4×4 patches.
         input_sizes: smaller sides of images to consider, in pixels.
         width_step: channels a stage is narrowed by at once.
-        policy: exact-fitted (integer programming by scores of networks of the budget), evolution, random,
-            exact (by rises in loss from the largest network), greedy (the paper's), or greedy-remeasured.
-        evaluations: networks that exact-fitted, evolution and random search may score.
+        policy: bayesian (optimisation by scores of networks of the budget), evolution, random, exact (integer
+            programming by rises in loss from the largest network), greedy (the paper's), greedy-remeasured.
+        evaluations: networks that bayesian, evolution and random search may score.
         supernet_epochs: passes over the training images for the supernet.
         epochs: the same for the network that is found.
         batch_size: images a step.

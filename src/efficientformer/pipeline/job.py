@@ -53,7 +53,7 @@ class Job:
         input_sizes: smaller sides that images may have.
         width_step: what a stage is narrowed by at once.
         policy: how the space is searched (`search.policies.POLICIES`).
-        evaluations: networks that exact-fitted, evolution and random search may score.
+        evaluations: networks that bayesian, evolution and random search may score.
         supernet_epochs: passes over the training images for the supernet.
         epochs: the same for the network that was found.
         batch_size: images a step.
@@ -80,7 +80,7 @@ class Job:
     stems: tuple[str, ...] = ()
     input_sizes: tuple[int, ...] = ()
     width_step: int = SearchSpace.width_step
-    policy: str = "exact-fitted"
+    policy: str = "bayesian"
     evaluations: int = EVALUATIONS
     supernet_epochs: int = 20
     epochs: int = 30

@@ -100,8 +100,8 @@ _POLICIES = {
     "greedy": f"{_GREEDY}.",
     "greedy-remeasured": f"{_GREEDY}; importance was measured anew after each.",
     "exact": "Integer programming chose it, by what each single change costs in loss and in milliseconds.",
-    "exact-fitted": "It is the best of the networks scored in the window of latency; integer programming "
-    "chose them, by importances fitted to the scores so far.",
+    "bayesian": "It is the best of the networks scored in the window of latency; Bayesian optimisation "
+    "chose them, by a Gaussian process over the scores so far.",
     "evolution": "It is the best of the networks that evolution scored in the window of latency.",
     "random": "It is the best of the networks drawn at random in the window of latency.",
 }

@@ -50,7 +50,7 @@ def evolve(
     population = _best(scored(first, costs, tally.score), size)
     while len(known) < evaluations:
         count = min(size, evaluations - len(known))
-        children = new_networks(lambda: _child(variation, population), count, known, window)  # noqa: B023
+        children = new_networks(lambda: child(variation, population), count, known, window)  # noqa: B023
         if not children:
             break  # the window seems to hold no others
         population = _best([*population, *scored(children, costs, tally.score)], size)
@@ -64,7 +64,8 @@ def _best(some: list[Candidate], count: int) -> list[Candidate]:
     return sorted(some, key=lambda one: one.rank)[:count]
 
 
-def _child(variation: Variation, population: list[Candidate]) -> Architecture | None:
+def child(variation: Variation, population: list[Candidate]) -> Architecture | None:
+    """A child of one or two of some networks, the best first; None if it did not get into the window."""
     generator = variation.generator
     if len(population) > 1 and generator.random() < CROSSED:
         child = variation.crossed(_parent(generator, population), _parent(generator, population))

@@ -14,11 +14,11 @@ from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
 from efficientformer.progress import Progress
 from efficientformer.search.actions import ACTIONS, ActionKind
+from efficientformer.search.bayesian import search_bayesian
 from efficientformer.search.choices import Choices
 from efficientformer.search.costs import Costs, EmptyWindowError, Remembered, Window, predicted_ms
 from efficientformer.search.evolution import evolve
 from efficientformer.search.exact import solve
-from efficientformer.search.fitted import search_fitted
 from efficientformer.search.gap import greedy_over
 from efficientformer.search.importance import Importance
 from efficientformer.search.journal import Journal
@@ -30,7 +30,7 @@ from efficientformer.search.space import SearchSpace
 from efficientformer.search.steps import Found
 from efficientformer.search.values import by_removal, measure_values
 
-BY_WINDOW = {"exact-fitted": search_fitted, "evolution": evolve, "random": search_randomly}
+BY_WINDOW = {"bayesian": search_bayesian, "evolution": evolve, "random": search_randomly}
 """The policies that score networks of the window, as many as they may."""
 POLICIES = ("greedy", "greedy-remeasured", "exact", *BY_WINDOW)
 EVALUATIONS = 128

@@ -1,0 +1,88 @@
+"""Bayesian optimisation inside a latency window: a model of the loss says which networks are worth scoring.
+
+A few random networks are scored first. Then each round fits a Gaussian process to all scores there are,
+makes many networks of the window, children of the best and random ones, and scores those that the process
+would have: the one of least expected loss, and for each other place of the round the best by a sample of what
+the scores leave open (Thompson sampling), which tries what might be best as often as it is likely to be.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+
+import numpy as np
+
+from efficientformer.architecture import Architecture
+from efficientformer.progress import Progress
+from efficientformer.search.choices import Choices
+from efficientformer.search.costs import Costs, Window
+from efficientformer.search.evolution import child
+from efficientformer.search.gaussian_process import GaussianProcess, draw
+from efficientformer.search.scores import Tally, canonical
+from efficientformer.search.variation import Candidate, Variation, new_networks, scored
+
+FIRST = 0.125  # share of the evaluations that goes to random networks
+ROUND = 8  # networks scored together
+PARENTS = 16  # of children, the best
+CHILDREN, STRANGERS = 192, 64  # networks a round chooses from
+
+
+def search_bayesian(
+    choices: Choices,
+    costs: Costs,
+    window: Window,
+    tally: Tally,
+    evaluations: int,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Candidate:
+    """The best network that is found in a window.
+
+    Args:
+        choices: what each place can have.
+        costs: of each layer.
+        window: the latencies that will do.
+        tally: scores networks, a round at a time.
+        evaluations: how many networks may be scored.
+        seed: of all randomness.
+        progress: told of each round.
+
+    Raises:
+        EmptyWindowError: if no network was found in the window.
+    """
+    variation, generator = Variation(choices, costs, window, random.Random(seed)), np.random.default_rng(seed)
+    known: dict[Architecture, None] = {}
+    first = new_networks(variation.sample, max(1, round(FIRST * evaluations)), known, window)
+    found = _sorted(scored(first, costs, tally.score))
+    while len(known) < evaluations:
+        if progress:
+            progress.update(len(known), evaluations, f"best loss {found[0].score.loss:.4f}")
+        makers = {partial(child, variation, found[:PARENTS]): CHILDREN, variation.sample: STRANGERS}
+        seen = dict(known)
+        some = [one for make, count in makers.items() for one in new_networks(make, count, seen, window)]
+        if not some:
+            break  # the window seems to hold no others
+        process = GaussianProcess(
+            choices, [one.architecture for one in found], [one.score.loss for one in found]
+        )
+        new = _chosen(process, some, min(ROUND, evaluations - len(known)), generator)
+        known |= dict.fromkeys(map(canonical, new))
+        found = _sorted([*found, *scored(new, costs, tally.score)])
+    return found[0]
+
+
+def _sorted(some: list[Candidate]) -> list[Candidate]:
+    return sorted(some, key=lambda one: one.rank)
+
+
+def _chosen(
+    process: GaussianProcess, networks: list[Architecture], count: int, generator: np.random.Generator
+) -> list[Architecture]:
+    """The best by what is expected, and the best of each of some samples, all different."""
+    mean, covariance = process.predict(networks)
+    chosen: dict[int, None] = {}
+    for losses in (mean, *draw(mean, covariance, generator, count - 1)):
+        best = (int(index) for index in np.argsort(losses, kind="stable") if int(index) not in chosen)
+        chosen |= dict.fromkeys([next(best)] if len(chosen) < len(networks) else [])
+    return [networks[index] for index in chosen]
