@@ -168,7 +168,8 @@ def _is_near(job: Job) -> bool:
 def _shared(options: argparse.Namespace, way: str) -> Path:
     """Where a way's supernet is, by how it is trained."""
     job = job_of(options, "onnxruntime", way)
-    name = f"{way} {job.supernet} {job.input_size} {job.sampling.paths} {job.supernet_epochs}"
+    how = f"{job.sampling.paths} {job.supernet_epochs} {job.precision} seed {job.seed}"
+    name = f"{way} {job.supernet} {job.input_size} {how}"
     return options.shared / name.replace(" ", "-")
 
 

@@ -231,9 +231,9 @@ def main() -> None:
     parser.add_argument("--hits-only", action="store_true", help="do not compare policies")
     parser.add_argument(
         "--shares",
-        type=lambda text: list(map(float, text.split(","))),
+        type=lambda text: [float(one) for one in text.split(",") if one],
         default=SHARES,
-        help="of the range of latencies: the budgets policies are compared at",
+        help="of the range of latencies: budgets policies are compared at, which takes hours; empty: none",
     )
     options = parser.parse_args()
     train_supernets(options, (OURS,))

@@ -1,4 +1,7 @@
-"""The latency table that predicts: `table.py` first, then `rows.py` and `fit.py`."""
+"""The latency table that predicts.
+
+`table.py` first, then `filled.py` (its rows), `rows.py` (the chains that are timed for them) and `fit.py`.
+"""
 
 from efficientformer.latency.table.filled import Row
 from efficientformer.latency.table.fit import Fit
