@@ -37,7 +37,7 @@ def sampling_for(policy: str) -> Sampling:
 
 @dataclass(frozen=True)
 class Job:
-    """A slimming run; by default what found the best networks here, not the paper's way.
+    """A slimming run; by default as docs/slimming.md recommends, not the paper's way.
 
     Attributes:
         data: the folder of images.

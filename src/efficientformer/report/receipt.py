@@ -112,6 +112,7 @@ def repeat_command(job: dict[str, Any]) -> str:
     settings = {key: value for key, value in _flat(job) if key != "format" and not _is_fixed(key)}
     settings["data"] = Path(job["data"]).name
     given = ((_FLAGS.get(key, key.replace("_", "-")), value) for key, value in settings.items())
+    # Of what may be empty, expansions alone are not by default.
     flags = (_flag(name, value) for name, value in given if value != [] or name == "expansions")
     lines = ["efficientformer slim"]
     for flag in flags:

@@ -37,20 +37,7 @@ def search_bayesian(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Candidate:
-    """The best network that is found in a window.
-
-    Args:
-        choices: what each place can have.
-        costs: of each layer.
-        window: the latencies that will do.
-        tally: scores networks, a round at a time.
-        evaluations: how many networks may be scored.
-        seed: of all randomness.
-        progress: told of each round.
-
-    Raises:
-        EmptyWindowError: if no network was found in the window.
-    """
+    """The best network that is found in a window; a `WindowSearch`."""
     variation, generator = Variation(choices, costs, window, random.Random(seed)), np.random.default_rng(seed)
     known: dict[Architecture, None] = {}
     first = new_networks(variation.sample, max(1, round(FIRST * evaluations)), known, window)
@@ -58,9 +45,9 @@ def search_bayesian(
     while len(known) < evaluations:
         if progress:
             progress.update(len(known), evaluations, f"best loss {found[0].score.loss:.4f}")
-        makers = {partial(child, variation, found[:PARENTS]): CHILDREN, variation.sample: STRANGERS}
         seen = dict(known)
-        some = [one for make, count in makers.items() for one in new_networks(make, count, seen, window)]
+        some = new_networks(partial(child, variation, found[:PARENTS]), CHILDREN, seen, window)
+        some += new_networks(variation.sample, STRANGERS, seen, window)
         if not some:
             break  # the window seems to hold no others
         process = GaussianProcess(
@@ -81,8 +68,7 @@ def _chosen(
 ) -> list[Architecture]:
     """The best by what is expected, and the best of each of some samples, all different."""
     mean, covariance = process.predict(networks)
-    chosen: dict[int, None] = {}
-    for losses in (mean, *draw(mean, covariance, generator, count - 1)):
-        best = (int(index) for index in np.argsort(losses, kind="stable") if int(index) not in chosen)
-        chosen |= dict.fromkeys([next(best)] if len(chosen) < len(networks) else [])
+    chosen: list[int] = []
+    for losses in (mean, *draw(mean, covariance, generator, min(count, len(networks)) - 1)):
+        chosen.append(next(int(one) for one in np.argsort(losses, kind="stable") if one not in chosen))
     return [networks[index] for index in chosen]

@@ -29,20 +29,7 @@ def evolve(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Candidate:
-    """The best network that evolution finds in a window.
-
-    Args:
-        choices: what each place can have.
-        costs: of each layer.
-        window: the latencies that will do.
-        tally: scores networks, one generation at a time.
-        evaluations: how many networks may be scored.
-        seed: of all randomness.
-        progress: told of each generation.
-
-    Raises:
-        EmptyWindowError: if no network was found in the window.
-    """
+    """The best network that evolution finds in a window; a `WindowSearch`."""
     variation = Variation(choices, costs, window, random.Random(seed))
     known: dict[Architecture, None] = {}
     size = max(1, min(POPULATION, evaluations // 3))

@@ -29,8 +29,13 @@ from efficientformer.search.slimming import TOLERANCE, Importances, begin, greed
 from efficientformer.search.space import SearchSpace
 from efficientformer.search.steps import Found
 from efficientformer.search.values import by_removal, measure_values
+from efficientformer.search.variation import WindowSearch
 
-BY_WINDOW = {"bayesian": search_bayesian, "evolution": evolve, "random": search_randomly}
+BY_WINDOW: dict[str, WindowSearch] = {
+    "bayesian": search_bayesian,
+    "evolution": evolve,
+    "random": search_randomly,
+}
 """The policies that score networks of the window, as many as they may."""
 POLICIES = ("greedy", "greedy-remeasured", "exact", *BY_WINDOW)
 EVALUATIONS = 128

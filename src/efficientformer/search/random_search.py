@@ -23,20 +23,7 @@ def search_randomly(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Candidate:
-    """The best of some random networks of a window.
-
-    Args:
-        choices: what each place can have.
-        costs: of each layer.
-        window: the latencies that will do.
-        tally: scores networks, a batch at a time.
-        evaluations: how many networks may be scored.
-        seed: of all randomness.
-        progress: told of each batch.
-
-    Raises:
-        EmptyWindowError: if no network was found in the window.
-    """
+    """The best of some random networks of a window; a `WindowSearch`."""
     variation = Variation(choices, costs, window, random.Random(seed))
     known: dict[Architecture, None] = {}
     found: list[Candidate] = []

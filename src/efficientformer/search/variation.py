@@ -7,12 +7,14 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 from efficientformer.architecture import Architecture
 from efficientformer.evaluation.score import Score
+from efficientformer.progress import Progress
 from efficientformer.search.choices import Choices, Place
 from efficientformer.search.costs import Costs, EmptyWindowError, Window, predicted_ms
-from efficientformer.search.scores import canonical
+from efficientformer.search.scores import Tally, canonical
 
 _TRIES = 200  # random changes on the way into a window
 _DRAWS = 20  # networks in a row that may fail to get there, or be known already
@@ -104,6 +106,36 @@ class Variation:
             if self.choices.keeps_shape(other):
                 return other
         return network
+
+
+class WindowSearch(Protocol):
+    """What searches a latency window by scoring networks of it."""
+
+    def __call__(
+        self,
+        choices: Choices,
+        costs: Costs,
+        window: Window,
+        tally: Tally,
+        evaluations: int,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Candidate:
+        """The best network that is found in a window.
+
+        Args:
+            choices: what each place can have.
+            costs: of each layer.
+            window: the latencies that will do.
+            tally: scores networks, some at a time.
+            evaluations: how many networks may be scored.
+            seed: of all randomness.
+            progress: told after each batch of scores.
+
+        Raises:
+            EmptyWindowError: if no network was found in the window.
+        """
+        ...
 
 
 def new_networks(
