@@ -18,8 +18,8 @@ from efficientformer.data.augmentation import Augmentation
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.machine import fingerprint
 from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.table import filled
-from efficientformer.latency.table.rows import Chain, name_of
+from efficientformer.latency.table import rows
+from efficientformer.latency.table.chains import Chain, name_of
 from efficientformer.latency.target import Target
 from efficientformer.layers import Layer
 from efficientformer.pipeline import contract, preflight, prove, slim
@@ -79,7 +79,7 @@ def install(patch: Patch, *, slower_when_exported: float = 1.0) -> None:
         final["slimmed"] = slower_when_exported * network_ms(network.architecture, target)
         return proving(network, folder, plan, target, images)
 
-    patch(filled, "measure_chains", measure_chains)
+    patch(rows, "measure_chains", measure_chains)
     patch(preflight, "measure_untrained", measure_untrained)
     patch(contract, "quick_receipt", quick_receipt)
     patch(prove, "time_entries", time_entries)

@@ -7,7 +7,6 @@ train, export, measure the file itself, and begin again where that lies outside.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from efficientformer.pipeline.folder import RunFolder
 from efficientformer.pipeline.job import SHORTFALL, TOLERANCE, Job
 from efficientformer.pipeline.preflight import Plan
 from efficientformer.pipeline.prove import Met, prove, quick_receipt
+from efficientformer.pipeline.scales import next_scale
 from efficientformer.pipeline.team import Team
 from efficientformer.search.costs import Window, predicted_ms
 from efficientformer.search.journal import Journal
@@ -30,8 +30,8 @@ from efficientformer.search.steps import Found
 
 ATTEMPTS = 4  # trainings of a network for one budget
 _SHORT = 2  # of them at most so many that come out under the contract
-_SEARCHES = 6  # measured networks before one is trained
-_LOW, _AIM, _HIGH = 0.95, 0.97, 0.99  # of the budget: the window for predictions, for measurements scatter
+_SEARCHES = 8  # before a network is trained
+_LOW, _AIM, _HIGH = 0.95, 0.97, 0.99  # of the budget: where networks are looked for, as measurements scatter
 _MOVES = 200  # networks that may be scored to move a result into the window
 
 
@@ -113,28 +113,44 @@ class Contract:
     def find(self, budget_ms: float) -> Found:
         """A network that, exported before it is trained and measured, lies within the contract.
 
-        Each measurement corrects the table's scale, which moves the window's place among the networks. Where
-        the scale of a network over the budget leads to one under it, and back, what lies between their scales
-        is searched. If no search comes within, the one measured nearest under the budget is taken, or else
-        the nearest.
+        And not at its edge, for the next measurement will not be the same. Each measurement corrects the
+        table's scale, which moves the window's place among the networks (`next_scale`). If no search comes
+        within, the one measured nearest under the budget is taken, or else the nearest.
         """
         self.rows.scale = self.journal.scale
-        window = Window(_LOW * budget_ms, _HIGH * budget_ms)
+        window, took = Window(_LOW * budget_ms, _HIGH * budget_ms), self.journal.verified
         before = self.journal.found_in(window.low_ms, window.high_ms)  # the run was stopped since
-        found = before[-1] if before else None
-        seen = {one.architecture: one for one in before if one.architecture in self.journal.verified}
-        if found is not None and found.architecture in seen and self._will_do(found.architecture, budget_ms):
-            return found
-        for _ in range(_SEARCHES):
+        tried = [one for one in before if one.architecture in took]
+        found, left = before[-1] if before else None, _SEARCHES
+        while left and not (tried and tried[-1] is found and self._is_settled(tried, budget_ms)):
             found = self._search(window, found)
-            self._measure(found.architecture)
-            if self._will_do(found.architecture, budget_ms):
-                return found
-            if found.architecture in seen and not self._scale_between(list(seen), budget_ms):
-                break
-            seen[found.architecture] = found
-        took = self.journal.verified
-        return seen[min(seen, key=lambda one: (took[one] > budget_ms, abs(took[one] - _AIM * budget_ms)))]
+            if found.architecture not in took:
+                self._measure(found.architecture)
+            tried.append(found)
+            left -= 1
+
+        def distance(one: Found) -> tuple[bool, float]:
+            took_ms = took[one.architecture]
+            return took_ms > budget_ms, abs(took_ms - _AIM * budget_ms)
+
+        return min(tried, key=distance)
+
+    def _is_settled(self, tried: Sequence[Found], budget_ms: float) -> bool:
+        """Whether what was found last will do, or there is no other scale to search at; else that is set."""
+        took, last = self.journal.verified, tried[-1].architecture
+        if took[last] <= budget_ms and (_LOW * budget_ms <= took[last] or self._is_all(last)):
+            return True
+        searched = [(self._scale_of(one), took[one.architecture]) for one in tried]
+        scale = next_scale(searched, self.rows.scale * took[last] / self.rows.predict(last).ms, budget_ms)
+        if scale is None:
+            return True
+        self.rows.scale = scale
+        self.journal.rescale(last, self.rows.predict(last).ms, scale)
+        return False
+
+    def _scale_of(self, found: Found) -> float:
+        """The table's scale when something was found."""
+        return self.rows.scale * found.predicted_ms / self.rows.predict(found.architecture).ms
 
     def _search(self, window: Window, before: Found | None) -> Found:
         """What the policy finds in a window; those that are dear to run again go on from what they found."""
@@ -148,40 +164,12 @@ class Contract:
             return before  # it was found, and the run was stopped before it was measured
         return go_on(before, problem, window, refine=_MOVES)
 
-    def _will_do(self, found: Architecture, budget_ms: float) -> bool:
-        """Whether a network that was measured is worth training for a budget."""
-        took = self.journal.verified[found]
-        return took <= budget_ms and (within(took, budget_ms) or self._is_all(found))
-
     def _measure(self, found: Architecture) -> None:
-        """Measure a network, once; the table's scale is then by it."""
-        known = self.journal.verified.get(found)
-        if known is not None:
-            self.journal.rescale(found, self.rows.predict(found).ms, self.rows.verify(found, known))
-            return
+        """Measure a network; the table's scale is then by it."""
         receipt = quick_receipt(found, self.target)
         predicted = self._recalibrate(found, receipt)
         told = f"measured {receipt}, predicted {predicted:.3f} ms"
         self.team.progress.line(f"   {told}: the table's scale is now {self.rows.scale:.3f}")
-
-    def _scale_between(self, seen: Sequence[Architecture], budget_ms: float) -> bool:
-        """Set the table's scale between those of the nearest networks under and over the budget.
-
-        Returns:
-            whether there are such two, and it was not set so before.
-        """
-        took = self.journal.verified
-        under = max((one for one in seen if took[one] <= budget_ms), key=took.__getitem__, default=None)
-        over = min((one for one in seen if took[one] > budget_ms), key=took.__getitem__, default=None)
-        if under is None or over is None:
-            return False
-        scales = [self.rows.scale * took[one] / self.rows.predict(one).ms for one in (under, over)]
-        between = math.sqrt(math.prod(scales))
-        if between in self.journal.rescaled:
-            return False
-        self.rows.scale = between
-        self.journal.rescale(under, self.rows.predict(under).ms, between)
-        return True
 
     def problem(self) -> Problem:
         """What is searched, at the table's present scale."""

@@ -20,9 +20,9 @@ from efficientformer.latency.measure import measure_files, until_usable
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.table import Fit, LatencyTable
 from efficientformer.latency.table.audit import Audit, Held
-from efficientformer.latency.table.filled import RowsDone
+from efficientformer.latency.table.chains import REFERENCE, beside_reference, name_of, traced_chain
 from efficientformer.latency.table.interpolate import to_measure
-from efficientformer.latency.table.rows import REFERENCE, beside_reference, name_of, traced_chain
+from efficientformer.latency.table.rows import RowsDone
 from efficientformer.latency.target import Target
 from efficientformer.latency.untrained import export_untrained, untrained
 from efficientformer.layers import Layer

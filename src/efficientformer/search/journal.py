@@ -31,7 +31,6 @@ class Journal:
         predicted: what the table said of networks of the path before they were first measured, in ms.
         verified: their medians when they were last measured, in ms.
         scale: the latency table's, as the last of them set it.
-        rescaled: every scale that was set without measuring.
         found: what policies came to, in the order they were run.
 
     Raises:
@@ -45,7 +44,6 @@ class Journal:
         self.predicted: dict[Architecture, float] = {}
         self.verified: dict[Architecture, float] = {}
         self.scale = 1.0
-        self.rescaled: set[float] = set()
         self.found: list[Found] = []
         self._lines = JsonLines(path)
         for line in self._whole_lines():
@@ -59,7 +57,7 @@ class Journal:
                 self.verified[architecture] = line["measured_ms"]
                 self.scale = line["scale"]
             elif line.get("event") == "scale":
-                self._rescale(line["scale"])
+                self.scale = line["scale"]
             elif line.get("event") == "missed":
                 self._forget()
             elif line.get("event") == "found":
@@ -119,9 +117,9 @@ class Journal:
         )
 
     def rescale(self, architecture: Architecture, predicted_ms: float, scale: float) -> None:
-        """Write the table's scale, set anew by a network measured before."""
+        """Write the table's scale, set anew after a network without measuring it, and what it predicts."""
         if scale != self.scale:
-            self._rescale(scale)
+            self.scale = scale
             line = {"event": "scale", "predicted_ms": predicted_ms, "scale": scale}
             self._write({**line, "architecture": architecture.to_json()})
 
@@ -132,11 +130,6 @@ class Journal:
 
     def _forget(self) -> None:
         self.predicted, self.verified, self.scale, self.found = {}, {}, 1.0, []
-        self.rescaled = set()
-
-    def _rescale(self, scale: float) -> None:
-        self.scale = scale
-        self.rescaled.add(scale)
 
     def found_in(self, low_ms: float, high_ms: float) -> list[Found]:
         """What was found for a window of latencies, in that order."""

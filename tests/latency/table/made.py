@@ -11,8 +11,8 @@ import pytest
 from efficientformer import Layer
 from efficientformer.latency.machine import fingerprint
 from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.table import LatencyTable, filled
-from efficientformer.latency.table.rows import Chain, name_of
+from efficientformer.latency.table import LatencyTable, rows
+from efficientformer.latency.table.chains import Chain, name_of
 from efficientformer.latency.target import Target
 
 TARGET = Target()
@@ -71,7 +71,7 @@ Open = Callable[..., LatencyTable]
 def made_up(measure: Callable[..., dict[str, Measurement]] = fake_chains) -> Iterator[None]:
     """Tables are filled from a made-up clock meanwhile."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(filled, "measure_chains", measure)
+        patched.setattr(rows, "measure_chains", measure)
         yield
 
 

@@ -11,7 +11,7 @@ import pytest
 from efficientformer import InputError
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.table import CALL, LatencyTable
-from efficientformer.latency.table.rows import Chain, name_of
+from efficientformer.latency.table.chains import Chain, name_of
 from efficientformer.latency.target import Target
 from tests.latency.table.made import TARGET, Drifting, chain_ms, made_up, receipt
 from tests.strategies import tiny

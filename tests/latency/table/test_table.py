@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from efficientformer import Architecture, InputError
 from efficientformer.latency.machine import fingerprint
 from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.table import CALL, Fit, LatencyTable, filled, store
-from efficientformer.latency.table.rows import EMPTY, Chain, measure_chains, name_of, recipe
+from efficientformer.latency.table import CALL, Fit, LatencyTable, rows, store
+from efficientformer.latency.table.chains import EMPTY, Chain, measure_chains, name_of, recipe
 from efficientformer.latency.target import Target
 from tests.latency.table.made import CALL_MS, TARGET, Open, fake_chains, fake_ms, made_up, opened_in, receipt
 from tests.strategies import architectures, tiny
@@ -90,7 +90,7 @@ class Stopping:
 
 
 def test_a_stopped_fill_goes_on_where_it_was(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filled, "_BATCH", 6)
+    monkeypatch.setattr(rows, "_BATCH", 6)
     first, second = Stopping(2), Stopping(100)
     with made_up(first), pytest.raises(KeyboardInterrupt):
         opened().fill([tiny()])
@@ -103,7 +103,7 @@ def test_a_stopped_fill_goes_on_where_it_was(opened: Open, monkeypatch: pytest.M
 
 
 def test_progress_is_told_after_each_batch(table: LatencyTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filled, "_BATCH", 6)
+    monkeypatch.setattr(rows, "_BATCH", 6)
     total, told, kept = len(set(tiny().layers())), [], []
     table.fill([tiny()], lambda done, of: (told.append((done, of)), kept.append(len(table.rows()))))
     assert told == [(done, total) for done in kept]
@@ -282,7 +282,7 @@ def test_a_row_is_always_above_nothing(table: LatencyTable) -> None:
     with made_up(all_alike):
         table.fill([tiny()])
     blocks = [layer for layer in tiny().layers() if layer.kind in ("pool", "attention")]
-    assert {table.layer_ms(layer) for layer in blocks} == {filled.LEAST_MS}
+    assert {table.layer_ms(layer) for layer in blocks} == {rows.LEAST_MS}
     assert table.predict(tiny()).ms > 0.003
 
 

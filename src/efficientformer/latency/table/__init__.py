@@ -1,11 +1,11 @@
 """The latency table that predicts.
 
-`table.py` first, then `filled.py` (its rows), `rows.py` (the chains that are timed for them) and `fit.py`.
+`table.py` first, then `rows.py` (its rows), `chains.py` (what is timed for them) and `fit.py`.
 """
 
-from efficientformer.latency.table.filled import Row
+from efficientformer.latency.table.chains import CALL, measure_chains, measure_layers
 from efficientformer.latency.table.fit import Fit
-from efficientformer.latency.table.rows import CALL, measure_chains, measure_layers
+from efficientformer.latency.table.rows import Row
 from efficientformer.latency.table.table import LatencyTable, Prediction
 
 __all__ = [

@@ -16,8 +16,8 @@ import scipy.stats
 
 from efficientformer.architecture import Architecture
 from efficientformer.latency.measurement import Measurement
+from efficientformer.latency.table.chains import at_speed
 from efficientformer.latency.table.fit import Fit
-from efficientformer.latency.table.rows import at_speed
 from efficientformer.latency.table.table import Prediction
 
 FORMAT = "efficientformer.table-audit/1"

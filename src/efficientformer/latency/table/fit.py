@@ -1,9 +1,10 @@
 """Calibration: from sums of rows to whole networks.
 
-    latency = scale · (a · call + Σ over layers of max(0, a_kind · row + each))
+    latency = scale · (a · call + Σ over layers of max(a_kind · row + each, FLOOR · a_kind · row))
 
 Rows hold what a network has not: when a chain is timed the core's own cache has just been emptied, of code
-and tables too, so `each` is below zero, a few microseconds. And networks show what rows do not, such as
+and tables too, so `each` is below zero, a few microseconds. That makes no layer free, or a search for a small
+network would fill it up with them: `FLOOR` of its row is left. And networks show what rows do not, such as
 changes of layout between kinds. So a few whole networks are measured, and factors by kind of layer are fitted
 to them, shrunk to a common one, as so few networks cannot tell many factors apart. The errors are relative,
 and large ones weigh less (soft L1): one network that meets another machine than the others, such as one whose
@@ -21,6 +22,7 @@ import scipy.optimize
 
 SHRINK = 0.3  # a factor 10 % off the common one weighs as a network that is 3 % off
 SHRINK_EACH = 0.1  # `each` of a tenth of the mean row weighs as a network that is 1 % off
+FLOOR = 0.3  # of its row a layer costs at least
 SOFT = 0.02  # relative errors from here on count by their size, no longer by their square
 _STEPS = 30
 
@@ -51,8 +53,9 @@ class Fit:
         return self.factors.get(kind, self.a)
 
     def layer_ms(self, kind: str, row_ms: float) -> float:
-        """What a layer of a kind costs, by its row; never below 0."""
-        return max(0.0, self.factor(kind) * row_ms + self.each)
+        """What a layer of a kind costs, by its row; never below a share of that."""
+        scaled_ms = self.factor(kind) * row_ms
+        return max(FLOOR * scaled_ms, scaled_ms + self.each)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Fit:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from efficientformer.errors import InputError
 from efficientformer.latency.measurement import Measurement
-from efficientformer.latency.table.rows import CALL, EMPTY, Chain, name_of
+from efficientformer.latency.table.chains import CALL, EMPTY, Chain, name_of
 from efficientformer.layers import KINDS, Layer
 
 REFUSED = (0.77, 1.3)  # outside of these, rows say nothing of this machine

@@ -2,7 +2,7 @@
 
     latency = base + Σ over layers of cost(layer),   every cost ≥ 0
 
-A layer's cost is its row, measured among neighbours (`rows.py`), times a factor of its kind, plus so much
+A layer's cost is its row, measured among neighbours (`chains.py`), times a factor of its kind, plus so much
 for every layer, both from a few whole networks (`fit.py`), times a scale that is corrected by networks that a
 search measures on its way (`verify`). Being a sum over layers, it fits an integer program.
 
@@ -23,9 +23,9 @@ from pathlib import Path
 from efficientformer.architecture import Architecture
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.table import sentinel
-from efficientformer.latency.table.filled import Rows
+from efficientformer.latency.table.chains import at_speed, combined
 from efficientformer.latency.table.fit import Fit, Parts, fitted
-from efficientformer.latency.table.rows import at_speed, combined
+from efficientformer.latency.table.rows import Rows
 from efficientformer.latency.target import Target
 from efficientformer.layers import Layer
 
