@@ -95,6 +95,21 @@ def test_a_new_stage_starts_a_new_estimate(at: Callable[[float], None]) -> None:
     assert stream.getvalue().splitlines()[-1] == "   row · 5/10 · 0:10 left"
 
 
+def test_a_stage_that_counts_again_starts_a_new_estimate(at: Callable[[float], None]) -> None:
+    stream = io.StringIO()
+    progress = Progress(stream, every_s=0)
+    progress.stage("searching")
+    progress.update(10, 10, "first network")
+    at(1000)  # it was measured meanwhile
+    progress.update(2, 10, "second network")
+    at(1010)
+    progress.update(4, 10, "second network")
+    assert stream.getvalue().splitlines()[2:] == [
+        "   second network · 2/10",
+        "   second network · 4/10 · 0:30 left",
+    ]
+
+
 def test_standard_error_is_where_it_writes_by_default(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress()
     progress.line("text")

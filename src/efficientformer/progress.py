@@ -21,12 +21,17 @@ class Progress:
 
     def __init__(self, stream: TextIO | Literal["stderr"] | None = "stderr", every_s: float = 5.0) -> None:
         self._stream, self._every_s = stream, every_s
-        self._begun = self._last = time.monotonic()
-        self._first: int | None = None
+        self._last = 0.0
+        self._begin(0, 0)
+
+    def _begin(self, done: int, total: int) -> None:
+        """A count of steps begins; one that is resumed does not begin at 0."""
+        self._begun, self._first, self._done, self._total = time.monotonic(), done, done, total
 
     def stage(self, title: str) -> None:
         """A new stage begins."""
-        self._begun, self._last, self._first = time.monotonic(), 0.0, None
+        self._last = 0.0
+        self._begin(0, 0)
         self.line(f"── {title}")
 
     def line(self, text: str) -> None:
@@ -37,8 +42,9 @@ class Progress:
     def update(self, done: int, total: int, text: str) -> None:
         """So much of the stage is done; printed if the last line is old enough, or it was the last of it."""
         now = time.monotonic()
-        if self._first is None:
-            self._first = done  # a resumed stage does not begin at 0
+        if total != self._total or done < self._done:  # a stage may count several times
+            self._begin(done, total)
+        self._done = done
         if now - self._last < self._every_s and done < total:
             return
         self._last = now

@@ -37,7 +37,7 @@ def test_the_exported_file_meets_the_budget(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    words = f"slim --data {folder} --out {out} --budget 40% --input-size 64 --supernet xs"
+    words = f"slim --data {folder} --out {out} --budget 40% --input-size 64 --supernet xs --width-step 32"
     words += " --kinds pool,attention --expansions 4 --evaluations 24 --supernet-epochs 2 --epochs 2 --json"
     assert main(words.split()) == 0
     printed = json.loads(capsys.readouterr().out)

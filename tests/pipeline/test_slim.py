@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -218,12 +219,13 @@ def test_killed_at_any_moment_it_ends_in_the_same_result(
         program = [sys.executable, simulated.__file__, str(photos), str(out), *asked]
         return subprocess.Popen(program, stderr=subprocess.DEVNULL)
 
+    begun = time.monotonic()
     assert start(tmp_path / "whole").wait() == 0
-    waits, kills = random.Random(0), 0
+    whole_s, waits, kills = time.monotonic() - begun, random.Random(0), 0
     while True:
         process = start(tmp_path / "killed")
         try:
-            code = process.wait(timeout=waits.uniform(3, 5) * 1.25**kills)
+            code = process.wait(timeout=whole_s * waits.uniform(0.2, 0.5) * 1.25**kills)
             break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
