@@ -115,7 +115,7 @@ def _searched(policy: str, problem: Problem, window: Window, evaluations: int) -
 def gaps(contract: Contract) -> list[dict[str, Any]]:
     """The optimality gap of the greedy choice, at latencies over the range."""
     problem, found = contract.problem(), []
-    values = measure_values(problem.choices, problem.book.score, ())
+    values = measure_values(problem.choices, problem.book.score)
     low, high = contract.plan.least.median_ms, contract.plan.greatest.median_ms
     for share in np.linspace(0.1, 0.9, 9):
         high_ms = float(low + share * (high - low))

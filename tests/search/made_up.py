@@ -9,10 +9,12 @@ from functools import cache
 from efficientformer.architecture import Architecture
 from efficientformer.evaluation.score import Score
 from efficientformer.layers import Layer
+from efficientformer.search.actions import ACTIONS
 from efficientformer.search.choices import Choices
 from efficientformer.search.space import supernet_space
 from efficientformer.search.values import Values, repaired
 
+PAPERS = ACTIONS[:3]  # what the paper slims by
 SPACE = supernet_space(
     "xs", input_size=64, num_classes=10, kinds=("pool", "ffn", "attention"), expansions=(2,)
 )

@@ -3,10 +3,10 @@ import random
 
 import pytest
 
-from efficientformer.search.actions import ACTIONS, PAPER_ACTIONS, candidates
+from efficientformer.search.actions import ACTIONS, candidates
 from efficientformer.search.choices import Choices, Place, attends_at_end
 from efficientformer.search.importance import Importance
-from tests.search.made_up import CHOICES, SPACE
+from tests.search.made_up import CHOICES, PAPERS, SPACE
 from tests.search.test_actions import network
 
 FLAT = Importance(tuple((1.0,) * len(stage.blocks) for stage in SPACE.largest.stages))
@@ -28,9 +28,7 @@ def test_attention_is_at_the_end_if_nothing_else_follows(third: str, fourth: str
     assert attends_at_end(network((16, "P"), (16, "P"), (16, third), (16, fourth))) == expected
 
 
-@pytest.mark.parametrize(
-    "allowed", [ACTIONS, PAPER_ACTIONS, ("narrow_stage",), ("remove_block", "narrow_mlp")]
-)
+@pytest.mark.parametrize("allowed", [ACTIONS, PAPERS, ("narrow_stage",), ("remove_block", "narrow_mlp")])
 def test_what_the_actions_lead_to_is_of_the_space(allowed: tuple) -> None:
     choices, generator, here = Choices(SPACE, allowed), random.Random(0), SPACE.largest
     while actions := [one for kind in candidates(here, FLAT, SPACE, allowed) for one in kind]:
@@ -71,5 +69,5 @@ def test_activation_stem_and_input_size_are_places_too() -> None:
     assert places[Place("activation")] == ("gelu", "relu")
     assert places[Place("stem")] == ("stem", "stem_patch")
     assert places[Place("input_size")] == (64, 32)
-    assert Choices(space, PAPER_ACTIONS).places[Place("input_size")] == (64,)
+    assert Choices(space, PAPERS).places[Place("input_size")] == (64,)
     assert Place("input_size").put(space.largest, 32).input_size == (32, 32)

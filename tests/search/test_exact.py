@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 
 from efficientformer import InputError
 from efficientformer.architecture import Architecture, Block
-from efficientformer.search.actions import PAPER_ACTIONS
 from efficientformer.search.choices import Choices
 from efficientformer.search.costs import Remembered, Window, predicted_ms
 from efficientformer.search.exact import solve
 from efficientformer.search.gap import greedy_over
 from efficientformer.search.space import SearchSpace, supernet_space
-from tests.search.made_up import CHOICES, VALUES, MacsCosts, RandomCosts, random_values
+from tests.search.made_up import CHOICES, PAPERS, VALUES, MacsCosts, RandomCosts, random_values
 from tests.search.test_actions import network
 
 SMALL = {
@@ -129,7 +128,7 @@ def test_it_is_never_worse_than_the_greedy_choice(seed: int, share: float) -> No
 
 
 def test_only_allowed_actions_shape_it() -> None:
-    choices, costs = Choices(CHOICES.space, PAPER_ACTIONS), Remembered(MacsCosts())
+    choices, costs = Choices(CHOICES.space, PAPERS), Remembered(MacsCosts())
     top = predicted_ms(costs, CHOICES.space.largest)
     found = solve(choices, VALUES, costs, Window(0, 0.4 * top))
     blocks = [block for stage in found.architecture.stages for block in stage.blocks]

@@ -133,14 +133,6 @@ def test_a_branch_leaves_out_what_was_measured_before_a_miss(written: Path) -> N
     assert again.steps == journal.steps[:2]
 
 
-def test_a_process_that_does_not_write_leaves_the_file_alone(written: Path) -> None:
-    before = written.read_bytes()
-    journal = Journal(written, writes=False)
-    journal.add(journal.steps[-1])
-    assert written.read_bytes() == before
-    assert len(journal.steps) == len(Journal(written).steps) + 1
-
-
 def test_an_empty_journal_replays_to_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no search"):
         replay(Journal(tmp_path / "journal.jsonl"))

@@ -100,15 +100,6 @@ def test_several_processes_that_share_the_scoring_take_the_same_decisions(
         policy, problem(two, halves), WINDOW, evaluations=48
     )
     assert (one / "journal.jsonl").read_bytes() == (two / "journal.jsonl").read_bytes()
-    silent = Problem(
-        SPACE,
-        MacsCosts(),
-        ScoreBook(tmp_path / "none", score, writes=False),
-        VALUES.importance(),
-        Journal(tmp_path / "no", writes=False),
-    )
-    search(policy, silent, WINDOW, evaluations=48)
-    assert not (tmp_path / "none").exists() and not (tmp_path / "no").exists()
 
 
 def test_the_exact_choice_is_better_than_the_greedy(tmp_path: Path) -> None:

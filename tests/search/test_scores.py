@@ -76,13 +76,6 @@ def test_scores_are_on_disk_before_the_next_are_asked_for(tmp_path: Path) -> Non
     assert len(ScoreBook(path, score)) == 3
 
 
-def test_one_of_several_processes_writes(tmp_path: Path) -> None:
-    path = tmp_path / "book.jsonl"
-    silent = ScoreBook(path, score, writes=False)
-    assert silent.score(NETWORKS) == score(NETWORKS)
-    assert not path.exists()
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from efficientformer import InputError
 from efficientformer.architecture import Architecture
 from efficientformer.evaluation.score import Score
-from efficientformer.search.actions import ACTIONS, PAPER_ACTIONS
+from efficientformer.search.actions import ACTIONS
 from efficientformer.search.importance import Importance
 from efficientformer.search.journal import Journal, branch, replay
 from efficientformer.search.slimming import greedy
 from efficientformer.search.space import SearchSpace, supernet_space
+from tests.search.made_up import PAPERS
 
 SPACE = supernet_space("xs", input_size=64, num_classes=10)
 OPEN = supernet_space(
@@ -194,11 +195,9 @@ def test_the_options_of_a_step_are_scored_in_one_call(tmp_path: Path) -> None:
 
 def test_only_allowed_actions_are_taken(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
-    greedy(
-        OPEN, IMPORTANCE, lambda one: made_up_ms(one) <= 2.0, made_up_ms, many, journal, allowed=PAPER_ACTIONS
-    )
+    greedy(OPEN, IMPORTANCE, lambda one: made_up_ms(one) <= 2.0, made_up_ms, many, journal, allowed=PAPERS)
     options = [option for step in journal.steps for option in (step.chosen, *step.turned_down)]
-    assert {option.action.kind for option in options} == set(PAPER_ACTIONS)
+    assert {option.action.kind for option in options} == set(PAPERS)
 
 
 def test_actions_beyond_the_papers_are_offered_and_replayed(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ ActionKind = Literal[
 ]
 ACTIONS: tuple[ActionKind, ...] = get_args(ActionKind)[:-1]
 """What a step of slimming can be; `several` stands for what another search found at once."""
-PAPER_ACTIONS = ACTIONS[:3]
 
 
 @dataclass(frozen=True)

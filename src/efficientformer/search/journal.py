@@ -25,7 +25,6 @@ class Journal:
 
     Args:
         path: the file; it need not exist yet.
-        writes: whether steps go into the file; of several processes that search together, one writes.
 
     Attributes:
         predicted: what the table said of networks of the path before they were first measured, in ms.
@@ -37,8 +36,8 @@ class Journal:
         InputError: if the file is no journal, or a whole line of it is damaged.
     """
 
-    def __init__(self, path: Path, *, writes: bool = True) -> None:
-        self.path, self._writes = path, writes
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.start: Start | None = None
         self.steps: list[Step] = []
         self.predicted: dict[Architecture, float] = {}
@@ -137,8 +136,7 @@ class Journal:
 
     def _write(self, event: dict[str, Any]) -> None:
         """Append one line and see it on disk."""
-        if self._writes:
-            self._lines.append([event])
+        self._lines.append([event])
 
     def architectures(self) -> list[Architecture]:
         """The path of the search: the start and what each step led to."""

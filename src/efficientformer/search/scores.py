@@ -65,7 +65,6 @@ class ScoreBook:
         path: the file; it need not exist yet. None keeps the scores in memory.
         score_many: asked for the networks the book does not know, each once.
         of: what the scores depend on (weights, images, seed), as text; a book of something else is refused.
-        writes: whether new scores go into the file; of several processes that search together, one writes.
         batch: how many networks are asked for at once; their scores are on disk before the next are.
 
     Attributes:
@@ -75,11 +74,9 @@ class ScoreBook:
         InputError: if the file is no such book, is damaged, or is of something else.
     """
 
-    def __init__(
-        self, path: Path | None, score_many: ScoreMany, *, of: str = "", writes: bool = True, batch: int = 16
-    ) -> None:
+    def __init__(self, path: Path | None, score_many: ScoreMany, *, of: str = "", batch: int = 16) -> None:
         self.path, self._score_many, self._of, self._batch = path, score_many, of, batch
-        self._writes, self._lines = writes, JsonLines(path) if path else None
+        self._lines = JsonLines(path) if path else None
         self._known: dict[Architecture, Score] = {}
         self.evaluations = 0
         if self._lines is not None:
@@ -121,7 +118,7 @@ class ScoreBook:
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
         """Append lines and see them on disk."""
-        if self._writes and self._lines is not None:
+        if self._lines is not None:
             self._lines.append([*([self._head()] if self._lines.empty else []), *lines])
 
 

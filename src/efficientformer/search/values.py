@@ -1,9 +1,7 @@
 """What each single change costs in loss, measured with inherited weights: importances that add up.
 
-The exact policy needs a sum over the places of a network. Each place's choices are tried one by one, around
-the largest network and around further ones (anchors): the loss with the choice less the loss with the largest
-network's own. Around several anchors the mean counts, since far from the largest network the losses of single
-changes there no longer add up.
+The exact policy needs a sum over the places of a network. Each place's choices are tried one by one in the
+largest network: the loss with the choice less the loss with its own.
 
 Noise must not make the smaller look better, so the rises are repaired: over widths, expansions and input
 sizes by isotonic regression (the nearest rises in least squares that never fall from wider to narrower), and
@@ -14,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from scipy.optimize import isotonic_regression
 
@@ -25,7 +22,6 @@ from efficientformer.search.importance import Importance
 from efficientformer.search.scores import ScoreMany
 from efficientformer.search.space import IDENTITY
 
-FORMAT = "efficientformer.values/1"
 Rises = Mapping[Place, Mapping[Choice, float]]
 
 
@@ -81,73 +77,31 @@ class Values:
                 scores[place.stage].append(rises.get(IDENTITY, max(rises.values())))
         return Importance(tuple(map(tuple, scores)))
 
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON document."""
-        rises = [
-            {"place": list(place), "choices": [[choice, rise] for choice, rise in one.items()]}
-            for place, one in self.rises.items()
-        ]
-        return {"format": FORMAT, "rises": rises}
 
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Values:
-        """The values that `to_json` wrote.
-
-        Raises:
-            InputError: if it is no such document.
-        """
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise InputError(f'values: expected a JSON object with "format": "{FORMAT}"')
-        return cls({Place(*one["place"]): dict(one["choices"]) for one in document["rises"]})
-
-
-def measure_values(choices: Choices, score: ScoreMany, anchors: Sequence[Architecture] = ()) -> Values:
-    """Try each choice of each place by itself, around the largest network and around further ones.
+def measure_values(choices: Choices, score: ScoreMany) -> Values:
+    """Try each choice of each place by itself in the largest network.
 
     Args:
         choices: what each place can have.
         score: asked once, for everything.
-        anchors: further networks of the space, identities in place, such as the greedy's at half the way.
     """
-    everyone = [choices.space.largest, *anchors]
+    largest = choices.space.largest
     tried = [
-        (anchor, place, choice, network)
-        for anchor in everyone
-        for place, choice, network in _single_changes(choices, anchor)
-    ]
-    scored = score([*everyone, *(network for *_, network in tried)])
-    base = {one: score.loss for one, score in zip(everyone, scored, strict=False)}
-    losses: dict[tuple[Architecture, Place], dict[Choice, float]] = {}
-    for (anchor, place, choice, _), result in zip(tried, scored[len(everyone) :], strict=True):
-        own = {place.of(anchor): base[anchor]}
-        losses.setdefault((anchor, place), own)[choice] = result.loss
-    return _values(choices, losses)
-
-
-def _single_changes(choices: Choices, anchor: Architecture) -> list[tuple[Place, Choice, Architecture]]:
-    """Every choice the anchor does not have, by itself; what leaves a stage too few blocks is left out."""
-    changed = [
-        (place, choice, place.put(anchor, choice))
+        (place, choice, place.put(largest, choice))
         for place, can in choices.places.items()
-        if not place.idle(anchor)
+        if not place.idle(largest)
         for choice in can
-        if choice != place.of(anchor)
+        if choice != place.of(largest)
     ]
-    return [one for one in changed if choices.deep_enough(one[-1])]
+    tried = [one for one in tried if choices.deep_enough(one[-1])]
+    base, *scored = score([largest, *(network for *_, network in tried)])
+    rose = {change[:2]: one.loss - base.loss for change, one in zip(tried, scored, strict=True)}
 
+    def rises(place: Place, can: Sequence[Choice]) -> dict[Choice, float]:
+        raw = [rose.get((place, choice), 0.0) for choice in can]
+        return dict(zip(can, repaired(place, can, raw), strict=True))
 
-def _values(choices: Choices, losses: Mapping[tuple[Architecture, Place], Mapping[Choice, float]]) -> Values:
-    """Mean rises over the anchors that tried the choice and the largest network's own, repaired."""
-    rises: dict[Place, dict[Choice, float]] = {}
-    for place, can in choices.places.items():
-        tried: dict[Choice, list[float]] = {choice: [] for choice in can}
-        for (_, where), known in losses.items():
-            if where == place and can[0] in known:
-                for choice, loss in known.items():
-                    tried[choice].append(loss - known[can[0]])
-        means = [sum(some) / len(some) if some else 0.0 for some in tried.values()]
-        rises[place] = dict(zip(can, repaired(place, can, means), strict=True))
-    return Values(rises)
+    return Values({place: rises(place, can) for place, can in choices.places.items()})
 
 
 def repaired(place: Place, choices: Sequence[Choice], rises: Sequence[float]) -> list[float]:
