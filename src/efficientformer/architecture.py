@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from efficientformer.errors import InputError
@@ -108,7 +109,7 @@ class Architecture:
         """The same, of convolutions, linears and attention's products apart."""
         return sum((layer.macs_by_operator for layer in self.layers()), Macs())
 
-    @property
+    @cached_property
     def widths(self) -> tuple[int, ...]:
         """Channels of each stage."""
         return tuple(stage.width for stage in self.stages)
@@ -125,10 +126,14 @@ class Architecture:
 
     def layers(self) -> tuple[Layer, ...]:
         """Its layers in order of execution."""
-        return tuple(layer for _, layer in self.named_layers())
+        return tuple(layer for _, layer in self._layers)
 
     def named_layers(self) -> list[tuple[str, Layer]]:
         """The same with names: `stem`, `stages.2.embed`, `stages.2.blocks.1`, `head`, …"""
+        return list(self._layers)
+
+    @cached_property
+    def _layers(self) -> tuple[tuple[str, Layer], ...]:
         stem = Layer(
             self.stem, self.in_channels, self.widths[0], *self.input_size, activation=self.stem_activation
         )
@@ -142,7 +147,7 @@ class Architecture:
                 if block.kind != "identity"
             ]
         head = Layer(self.head, self.widths[-1], self.num_classes, *self.grid(3), heads=1 + self.distilled)
-        return [*named, ("head", head)]
+        return (*named, ("head", head))
 
     def _embed_layer(self, stage: int) -> Layer:
         kind, (above, own) = self.stages[stage].embed, self.widths[stage - 1 : stage + 1]
