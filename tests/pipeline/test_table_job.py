@@ -46,7 +46,7 @@ class Clock:
             raise KeyboardInterrupt
         self.left -= 1
         self.asked += networks
-        return {one: receipt(network_ms(one)) for one in networks}
+        return {one: receipt(network_ms(one)).under(reference_ms=0.5) for one in networks}
 
 
 @pytest.fixture
@@ -157,6 +157,18 @@ def test_an_audit_does_not_measure_twice_and_a_seed_draws_anew(clock: Clock, tmp
     assert held(1) == first
     assert len(clock.asked) == before + 6
     assert held(2) != first
+
+
+def test_networks_timed_without_the_reference_are_measured_again(clock: Clock, tmp_path: Path) -> None:
+    """A run of `slim` has kept the largest network's receipt in the file, of another speed perhaps."""
+    path = tmp_path / "table.sqlite"
+    table = LatencyTable(path, TARGET)
+    table.add_networks({small().largest.compact(): receipt(99.0)})
+    table.close()
+    built = build(path)
+    assert built.fit.reference_ms == 0.5
+    assert built.fit.residual < 0.03
+    assert small().largest.compact() in clock.asked
 
 
 def test_how_long_it_will_take_is_said_before(clock: Clock, tmp_path: Path) -> None:

@@ -11,10 +11,13 @@ import pytest
 from efficientformer import InputError
 from efficientformer.architecture import Architecture
 from efficientformer.evaluation.score import Score
-from efficientformer.search.costs import Window, predicted_ms
+from efficientformer.search.costs import EmptyWindowError, Window, predicted_ms
+from efficientformer.search.importance import Importance
 from efficientformer.search.journal import Journal, replay
 from efficientformer.search.policies import BY_WINDOW, POLICIES, Problem, search
 from efficientformer.search.scores import ScoreBook
+from efficientformer.search.space import supernet_space
+from efficientformer.search.variation import Candidate
 from tests.search.made_up import CHOICES, SPACE, VALUES, MacsCosts, score, score_one
 
 TOP = predicted_ms(MacsCosts(), SPACE.largest)
@@ -53,6 +56,26 @@ def test_every_policy_finds_a_network_of_the_window(tmp_path: Path, policy: str)
     )
     assert Journal(tmp_path / "journal.jsonl").found == [found]
     assert f"{policy}: " in str(found) and "outside" not in str(found)
+
+
+def test_a_window_that_only_smaller_images_come_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing was drawn there: no change of a block leads there from the largest network."""
+    space = supernet_space("xs", input_size=96, num_classes=10, input_sizes=(32,))
+    (smallest,) = space.smallest_ones()
+    least = predicted_ms(MacsCosts(), smallest)
+
+    def by_macs(networks: Sequence[Architecture]) -> list[Score]:
+        return [Score(0.5, 1e9 / one.macs, 100) for one in networks]
+
+    def nothing(choices: object, costs: object, window: Window, *rest: object) -> Candidate:
+        raise EmptyWindowError(window)
+
+    monkeypatch.setitem(BY_WINDOW, "random", nothing)
+    book, journal = ScoreBook(tmp_path / "scores.jsonl", by_macs), Journal(tmp_path / "journal.jsonl")
+    importance = Importance(tuple((0.1,) * len(stage.blocks) for stage in space.largest.stages))
+    asked = Problem(space, MacsCosts(), book, importance, journal)
+    found = search("random", asked, Window(least, 1.0001 * least), evaluations=16)
+    assert found.architecture.compact() == smallest.compact()
 
 
 @EACH

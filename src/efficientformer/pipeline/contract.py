@@ -30,7 +30,7 @@ from efficientformer.search.steps import Found
 
 ATTEMPTS = 4  # trainings of a network for one budget
 _SHORT = 2  # of them at most so many that come out under the contract
-_SEARCHES = 8  # before a network is trained
+_SEARCHES = 8  # before a network is trained, and as many more after each training
 _LOW, _AIM, _HIGH = 0.95, 0.97, 0.99  # of the budget: where networks are looked for, as measurements scatter
 _MOVES = 200  # networks that may be scored to move a result into the window
 
@@ -92,7 +92,8 @@ class Contract:
             nearest = max(under.values(), key=lambda one: one.proof.slimmed.latency.median_ms)
             progress.line(f"   no attempt came nearer the budget than {nearest.found.compact()}: it is kept")
             met = nearest if nearest is met else self._proved(nearest.search, folder)  # its file anew
-            if met.proof.slimmed.latency.median_ms <= limit:
+            took = met.proof.slimmed.latency
+            if took.median_ms <= limit:
                 return met
         self.journal.miss(budget_ms)
         raise BudgetMissedError(
@@ -119,15 +120,22 @@ class Contract:
         """
         self.rows.scale = self.journal.scale
         window, took = Window(_LOW * budget_ms, _HIGH * budget_ms), self.journal.verified
-        before = self.journal.found_in(window.low_ms, window.high_ms)  # the run was stopped since
-        tried = [one for one in before if one.architecture in took]
-        found, left = before[-1] if before else None, _SEARCHES
-        while left and not (tried and tried[-1] is found and self._is_settled(tried, budget_ms)):
-            found = self._search(window, found)
-            if found.architecture not in took:
-                self._measure(found.architecture)
-            tried.append(found)
-            left -= 1
+        tried = self.journal.found_in(window.low_ms, window.high_ms)  # the run was stopped since
+        proofs = sum(max(0, self.journal.checks[one] - 1) for one in {one.architecture for one in tried})
+        most = _SEARCHES * (1 + proofs)
+        while True:
+            if tried:
+                last = tried[-1].architecture
+                if last not in took:
+                    self._measure(last)
+                if len(tried) >= most or self._will_do(last, budget_ms):
+                    break
+                scale = self._next_scale(tried, budget_ms)
+                if scale is None:
+                    break
+                self.rows.scale = scale
+                self.journal.rescale(last, self.rows.predict(last).ms, scale)
+            tried.append(self._search(window, tried[-1] if tried else None))
 
         def distance(one: Found) -> tuple[bool, float]:
             took_ms = took[one.architecture]
@@ -135,18 +143,16 @@ class Contract:
 
         return min(tried, key=distance)
 
-    def _is_settled(self, tried: Sequence[Found], budget_ms: float) -> bool:
-        """Whether what was found last will do, or there is no other scale to search at; else that is set."""
+    def _will_do(self, found: Architecture, budget_ms: float) -> bool:
+        """Whether a network that was measured is worth training for a budget."""
+        took_ms = self.journal.verified[found]
+        return took_ms <= budget_ms and (took_ms >= _LOW * budget_ms or self._is_all(found))
+
+    def _next_scale(self, tried: Sequence[Found], budget_ms: float) -> float | None:
+        """The table's scale to search at next; None if there is none left."""
         took, last = self.journal.verified, tried[-1].architecture
-        if took[last] <= budget_ms and (_LOW * budget_ms <= took[last] or self._is_all(last)):
-            return True
         searched = [(self._scale_of(one), took[one.architecture]) for one in tried]
-        scale = next_scale(searched, self.rows.scale * took[last] / self.rows.predict(last).ms, budget_ms)
-        if scale is None:
-            return True
-        self.rows.scale = scale
-        self.journal.rescale(last, self.rows.predict(last).ms, scale)
-        return False
+        return next_scale(searched, self.rows.scale * took[last] / self.rows.predict(last).ms, budget_ms)
 
     def _scale_of(self, found: Found) -> float:
         """The table's scale when something was found."""
@@ -160,8 +166,6 @@ class Contract:
             return conclude(self.job.policy, smallest, problem, window)
         if before is None or self.job.policy not in BY_WINDOW:
             return search(self.job.policy, problem, window, evaluations=self.job.evaluations, refine=_MOVES)
-        if before.architecture not in self.journal.verified:
-            return before  # it was found, and the run was stopped before it was measured
         return go_on(before, problem, window, refine=_MOVES)
 
     def _measure(self, found: Architecture) -> None:

@@ -201,9 +201,12 @@ def _distinct(
 
 
 def measure_networks(networks: Sequence[Architecture], table: LatencyTable, progress: Progress) -> Measured:
-    """Receipts of whole networks; those the table has not got are measured and kept, batch by batch."""
-    there = table.networks()
-    left = [one for one in networks if one not in there]
+    """Receipts of whole networks; those the table has not got are measured and kept, batch by batch.
+
+    So are those timed without the reference network, as a run of `slim` does.
+    """
+    beside = {one for one, receipt in table.networks().items() if receipt.conditions.reference_ms}
+    left = [one for one in networks if one not in beside]
     for start in range(0, len(left), _TOGETHER):
         batch, begun = left[start : start + _TOGETHER], time.perf_counter()
         table.add_networks(time_networks(batch, table.target))

@@ -19,9 +19,6 @@ def blocks_alone(network: EfficientFormer, target: Target, where: Map) -> tuple[
 
     Returns:
         the blocks, and what the empty call takes.
-
-    Raises:
-        InputError: for another precision than fp32, in which single layers are exported.
     """
     layers = network.architecture.layers()
     receipts = measure_layers(list(dict.fromkeys(layers)), target, with_call=True)

@@ -54,10 +54,7 @@ def inherit(
     targets = network.named_modules_of_layers()
     with torch.no_grad():
         for (name, layer), (_, _, target) in zip(trained.named_layers(), targets, strict=True):
-            source = supernet.part(name, layer.kind)
-            if source is None:
-                continue  # a change of layout has no weights
-            kept, tensors = kept_channels(name, layer, keep), source.state_dict()
+            tensors, kept = supernet.part(name, layer.kind).state_dict(), kept_channels(name, layer, keep)
             for key, tensor in target.state_dict().items():
                 tensor.copy_(narrowed(tensors[key], layer.kind, key, kept))
     if architecture.input_size != trained.input_size:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class Journal:
     Attributes:
         predicted: what the table said of networks of the path before they were first measured, in ms.
         verified: their medians when they were last measured, in ms.
+        checks: how often each of them was measured.
         scale: the latency table's, as the last of them set it.
         found: what policies came to, in the order they were run.
 
@@ -42,6 +44,7 @@ class Journal:
         self.steps: list[Step] = []
         self.predicted: dict[Architecture, float] = {}
         self.verified: dict[Architecture, float] = {}
+        self.checks: Counter[Architecture] = Counter()
         self.scale = 1.0
         self.found: list[Found] = []
         self._lines = JsonLines(path)
@@ -54,6 +57,7 @@ class Journal:
                 architecture = Architecture.from_json(line["architecture"])
                 self.predicted.setdefault(architecture, line["predicted_ms"])
                 self.verified[architecture] = line["measured_ms"]
+                self.checks[architecture] += 1
                 self.scale = line["scale"]
             elif line.get("event") == "scale":
                 self.scale = line["scale"]
@@ -100,6 +104,7 @@ class Journal:
         """Write what a network of the path took when it was measured, and the table's new scale."""
         self.predicted.setdefault(architecture, predicted_ms)
         self.verified[architecture], self.scale = measured.median_ms, scale
+        self.checks[architecture] += 1
         self._write(
             {
                 "event": "verified",
@@ -129,6 +134,7 @@ class Journal:
 
     def _forget(self) -> None:
         self.predicted, self.verified, self.scale, self.found = {}, {}, 1.0, []
+        self.checks.clear()
 
     def found_in(self, low_ms: float, high_ms: float) -> list[Found]:
         """What was found for a window of latencies, in that order."""

@@ -113,7 +113,7 @@ def search(
     else:
         network = _in_window(policy, problem, costs, window, tally, evaluations)
     if refine and not window.holds(predicted_ms(costs, network)):
-        network = refine_network(network, window, problem.choices, costs, tally, refine).architecture
+        network = _moved(network, problem, costs, window, tally, refine)
     found = _found(policy, network, costs, window, tally)
     problem.journal.conclude(found)
     problem.progress.line(f"   {found}")
@@ -132,8 +132,8 @@ def conclude(policy: str, network: Architecture, problem: Problem, window: Windo
 def go_on(found: Found, problem: Problem, window: Window, *, refine: int) -> Found:
     """What was found at another scale of the table, moved into a window by small changes."""
     tally, costs = Tally(problem.book.score), Remembered(problem.costs)
-    moved = refine_network(found.architecture, window, problem.choices, costs, tally, refine)
-    found = _found(found.policy, moved.architecture, costs, window, tally)
+    moved = _moved(found.architecture, problem, costs, window, tally, refine)
+    found = _found(found.policy, moved, costs, window, tally)
     problem.journal.conclude(found)
     problem.progress.line(f"   {found}")
     return found
@@ -202,8 +202,23 @@ def _in_window(
     try:
         found = how(problem.choices, costs, window, tally, left, problem.seed, problem.progress)
     except EmptyWindowError:
-        return refine_network(problem.space.largest, window, problem.choices, costs, tally, 0).architecture
+        return _moved(problem.space.largest, problem, costs, window, tally, 0)
     return found.architecture
+
+
+def _moved(
+    network: Architecture, problem: Problem, costs: Costs, window: Window, tally: Tally, refine: int
+) -> Architecture:
+    """A network moved into a window by small changes.
+
+    These change nothing of the whole network: where its stem, activation or input size leave it over the
+    window whatever else is changed, the fastest of the smallest networks is moved.
+    """
+    try:
+        return refine_network(network, window, problem.choices, costs, tally, refine).architecture
+    except InputError:
+        smallest = min(problem.space.smallest_ones(), key=partial(predicted_ms, costs))
+        return refine_network(smallest, window, problem.choices, costs, tally, refine).architecture
 
 
 def _found(policy: str, network: Architecture, costs: Costs, window: Window, tally: Tally) -> Found:

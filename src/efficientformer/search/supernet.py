@@ -60,8 +60,8 @@ class Supernet(nn.Module):
         self._full = named
         self._draw = Draw([alpha.detach().softmax(-1) for alpha in self.alphas], (), space.largest)
 
-    def part(self, name: str, kind: str) -> nn.Module | None:
-        """The module of a layer of the space's networks, by name and kind; None for one without weights."""
+    def part(self, name: str, kind: str) -> nn.Module:
+        """The module of a layer of the space's networks, by name and kind."""
         match name.split("."):
             case ["stem"]:
                 return self.stems[kind]
@@ -71,7 +71,7 @@ class Supernet(nn.Module):
                 return self.embeds[int(stage) - 1]
             case ["stages", stage, "blocks", position]:
                 return self._choices(int(stage), int(position))[kind]
-        return None
+        raise ValueError(f"no layer is called {name}")
 
     def draw(self, step: int, share: float, sampling: Sampling, seed: int, near: Near | None = None) -> None:
         """Choose paths and widths of one training step; a function of (seed, step), near and α alone."""
@@ -116,7 +116,7 @@ class Supernet(nn.Module):
         return as_map(self._run(name, layer, as_tokens(x)), frame.grid(stage))
 
     def _run(self, name: str, layer: Layer, x: Tensor) -> Tensor:
-        module = cast(nn.Module, self.part(name, layer.kind))
+        module = self.part(name, layer.kind)
         whole = self._full.get(name)
         if whole and dataclasses.replace(whole, kind=layer.kind, attention=layer.attention) == layer:
             return module(x)

@@ -75,8 +75,8 @@ class Parts:
 def fitted(networks: Sequence[tuple[Parts, float]]) -> Fit:
     """Fit the factors to (parts, measured ms) of whole networks.
 
-    Unknowns are each kind's factor and `each`; the call's factor is the kinds' mean, as is what each of them
-    is shrunk to.
+    Unknowns are each kind's factor and `each`; the floor is left out, which few layers come to. The call's
+    factor is the kinds' mean, as is what each of them is shrunk to.
     """
     kinds = sorted({kind for parts, _ in networks for kind in parts.kinds_ms})
     measured = np.array([ms for _, ms in networks])
@@ -89,8 +89,8 @@ def fitted(networks: Sequence[tuple[Parts, float]]) -> Fit:
     relative = np.array(rows) / measured[:, None]
     found = _solve(relative, len(kinds))
     *factors, share = map(float, found)
-    residual = float(np.sqrt(np.mean((relative @ found - 1) ** 2)))
     named = dict(zip(kinds, factors, strict=True))
+    residual = float(np.sqrt(np.mean((relative @ found - 1) ** 2)))
     return Fit(float(np.mean(factors)), share * mean_row, residual, named, len(networks))
 
 

@@ -76,9 +76,12 @@ class LatencyTable(Rows):
         Raises:
             InputError: if a row is missing (`fill` measures it).
         """
-        total = self.base_ms + sum(self.cost_ms(layer) for layer in architecture.layers())
+        total = self._total_ms(architecture)
         files, interpolated = self._uncertain_ms(architecture)
         return Prediction(total, math.hypot(files, interpolated, 1.96 * self.fit.residual * total))
+
+    def _total_ms(self, architecture: Architecture) -> float:
+        return self.base_ms + sum(map(self.cost_ms, architecture.layers()))
 
     def _uncertain_ms(self, architecture: Architecture) -> tuple[float, float]:
         """Half the interval from the files, which err independently, and that from interpolation.
@@ -106,8 +109,12 @@ class LatencyTable(Rows):
         self.add_networks(networks)
         known = [receipt.conditions.reference_ms for receipt in networks.values()]
         speed = statistics.median(one for one in known if one) if all(known) else None
-        fit = fitted([(self._parts(one), at_speed(receipt, speed)) for one, receipt in networks.items()])
+        took = {one: at_speed(receipt, speed) for one, receipt in networks.items()}
+        fit = fitted([(self._parts(one), ms) for one, ms in took.items()])
         self.fit = dataclasses.replace(fit, reference_ms=speed)
+        errors = [self._total_ms(one) / (self.scale * ms) - 1 for one, ms in took.items()]
+        residual = math.sqrt(statistics.fmean(error**2 for error in errors))
+        self.fit = dataclasses.replace(self.fit, residual=residual)
         if keep:
             self._store.note("fit", dataclasses.asdict(self.fit))
         return self.fit
