@@ -21,7 +21,7 @@ def blocks_alone(network: EfficientFormer, target: Target, where: Map) -> tuple[
         the blocks, and what the empty call takes.
     """
     layers = network.architecture.layers()
-    receipts = measure_layers(list(dict.fromkeys(layers)), target, with_call=True)
+    receipts = measure_layers(list(dict.fromkeys(layers)), target)
     call_ms = receipts[CALL].median_ms
     times = [max(0.0, receipts[layer.key()].median_ms - call_ms) for layer in layers]
     total = sum(times) or 1.0

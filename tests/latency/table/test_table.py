@@ -68,9 +68,9 @@ def test_filling_measures_what_is_missing_once(table: LatencyTable) -> None:
     assert table.fill([tiny(), tiny()]) == len(layers)
     assert set(table.rows()) == layers
     assert set(table.receipts) == files_of(tiny())
-    assert table.missing([tiny()]) == []
+    assert table.missing_layers(tiny().layers()) == []
     assert table.fill([tiny()]) == 0
-    new = table.missing([tiny(), wide(1)])
+    new = table.missing_layers([*tiny().layers(), *wide(1).layers()])
     assert new == [layer for layer in wide(1).layers() if layer not in layers]
     assert table.fill([tiny(), wide(1)]) == len(new)
 

@@ -170,17 +170,13 @@ def _loaded(
     }
 
 
-def measure_layers(
-    layers: Sequence[Layer], target: Target, *, with_call: bool = False
-) -> dict[str, Measurement]:
-    """Time layers one by one, each in a file of its own with its borders; receipts by layer key.
+def measure_layers(layers: Sequence[Layer], target: Target) -> dict[str, Measurement]:
+    """Time layers one by one, each in a file of its own with its borders, and an all but empty model.
 
-    Args:
-        layers: what to time.
-        target: where.
-        with_call: also time an all but empty model, under the key `CALL`.
+    Returns:
+        receipts by layer key, and under `CALL` the empty model's.
     """
-    return measure_chains([*((layer,) for layer in layers), *([EMPTY] if with_call else [])], target)
+    return measure_chains([*((layer,) for layer in layers), EMPTY], target)
 
 
 def traced_chain(chain: Chain) -> Traced:

@@ -94,10 +94,6 @@ class Rows:
         """Whole networks that were measured, with their latest receipts."""
         return self._store.networks()
 
-    def missing(self, architectures: Iterable[Architecture]) -> list[Layer]:
-        """The layers of some architectures that `predict` needs and the table lacks, each once."""
-        return self.missing_layers(layer for one in architectures for layer in one.layers())
-
     def missing_layers(self, layers: Iterable[Layer]) -> list[Layer]:
         """Those of some layers that have no row, and cannot be interpolated where that is allowed."""
         return [layer for layer in dict.fromkeys(layers) if self._find(layer) is None]
