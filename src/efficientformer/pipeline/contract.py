@@ -116,17 +116,18 @@ class Contract:
 
         And not at its edge, for the next measurement will not be the same. Each measurement corrects the
         table's scale, which moves the window's place among the networks (`next_scale`). If no search comes
-        within, the one measured nearest under the budget is taken, or else the nearest.
+        within, the one measured nearest under the budget is taken, or else the nearest. Where the file of one
+        that was trained took longer than it had before, the others are expected to, too.
         """
         self.rows.scale = self.journal.scale
-        window, took = Window(_LOW * budget_ms, _HIGH * budget_ms), self.journal.verified
+        window = Window(_LOW * budget_ms, _HIGH * budget_ms)
         tried = self.journal.found_in(window.low_ms, window.high_ms)  # the run was stopped since
         proofs = sum(max(0, self.journal.checks[one] - 1) for one in {one.architecture for one in tried})
         most = _SEARCHES * (1 + proofs)
         while True:
             if tried:
                 last = tried[-1].architecture
-                if last not in took:
+                if last not in self.journal.verified:
                     self._measure(last)
                 if len(tried) >= most or self._will_do(last, budget_ms):
                     break
@@ -138,21 +139,27 @@ class Contract:
             tried.append(self._search(window, tried[-1] if tried else None))
 
         def distance(one: Found) -> tuple[bool, float]:
-            took_ms = took[one.architecture]
+            took_ms = self._took_ms(one.architecture)
             return took_ms > budget_ms, abs(took_ms - _AIM * budget_ms)
 
         return min(tried, key=distance)
 
     def _will_do(self, found: Architecture, budget_ms: float) -> bool:
         """Whether a network that was measured is worth training for a budget."""
-        took_ms = self.journal.verified[found]
+        took_ms = self._took_ms(found)
         return took_ms <= budget_ms and (took_ms >= _LOW * budget_ms or self._is_all(found))
 
     def _next_scale(self, tried: Sequence[Found], budget_ms: float) -> float | None:
         """The table's scale to search at next; None if there is none left."""
-        took, last = self.journal.verified, tried[-1].architecture
-        searched = [(self._scale_of(one), took[one.architecture]) for one in tried]
-        return next_scale(searched, self.rows.scale * took[last] / self.rows.predict(last).ms, budget_ms)
+        last = tried[-1].architecture
+        searched = [(self._scale_of(one), self._took_ms(one.architecture)) for one in tried]
+        own = self.rows.scale * self._took_ms(last) / self.rows.predict(last).ms
+        return next_scale(searched, own, budget_ms)
+
+    def _took_ms(self, found: Architecture) -> float:
+        """What a network's file takes, or is expected to by what it took before it was trained."""
+        trained = self.journal.checks[found] > 1
+        return self.journal.verified[found] * (1.0 if trained else self.journal.slower)
 
     def _scale_of(self, found: Found) -> float:
         """The table's scale when something was found."""

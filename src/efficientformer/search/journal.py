@@ -31,6 +31,7 @@ class Journal:
         predicted: what the table said of networks of the path before they were first measured, in ms.
         verified: their medians when they were last measured, in ms.
         checks: how often each of them was measured.
+        slower: what one that was measured again took last, over what it took at first; 1 if none was.
         scale: the latency table's, as the last of them set it.
         found: what policies came to, in the order they were run.
 
@@ -45,6 +46,8 @@ class Journal:
         self.predicted: dict[Architecture, float] = {}
         self.verified: dict[Architecture, float] = {}
         self.checks: Counter[Architecture] = Counter()
+        self._first: dict[Architecture, float] = {}
+        self.slower = 1.0
         self.scale = 1.0
         self.found: list[Found] = []
         self._lines = JsonLines(path)
@@ -55,10 +58,7 @@ class Journal:
                 self.steps.append(Step.from_json(line))
             elif line.get("event") == "verified":
                 architecture = Architecture.from_json(line["architecture"])
-                self.predicted.setdefault(architecture, line["predicted_ms"])
-                self.verified[architecture] = line["measured_ms"]
-                self.checks[architecture] += 1
-                self.scale = line["scale"]
+                self._learn(architecture, line["predicted_ms"], line["measured_ms"], line["scale"])
             elif line.get("event") == "scale":
                 self.scale = line["scale"]
             elif line.get("event") == "missed":
@@ -102,9 +102,7 @@ class Journal:
         self, architecture: Architecture, predicted_ms: float, measured: Measurement, scale: float
     ) -> None:
         """Write what a network of the path took when it was measured, and the table's new scale."""
-        self.predicted.setdefault(architecture, predicted_ms)
-        self.verified[architecture], self.scale = measured.median_ms, scale
-        self.checks[architecture] += 1
+        self._learn(architecture, predicted_ms, measured.median_ms, scale)
         self._write(
             {
                 "event": "verified",
@@ -134,7 +132,18 @@ class Journal:
 
     def _forget(self) -> None:
         self.predicted, self.verified, self.scale, self.found = {}, {}, 1.0, []
+        self._first, self.slower = {}, 1.0
         self.checks.clear()
+
+    def _learn(
+        self, architecture: Architecture, predicted_ms: float, measured_ms: float, scale: float
+    ) -> None:
+        self.predicted.setdefault(architecture, predicted_ms)
+        self.verified[architecture], self.scale = measured_ms, scale
+        self.checks[architecture] += 1
+        first_ms = self._first.setdefault(architecture, measured_ms)
+        if self.checks[architecture] > 1:
+            self.slower = measured_ms / first_ms
 
     def found_in(self, low_ms: float, high_ms: float) -> list[Found]:
         """What was found for a window of latencies, in that order."""
