@@ -117,7 +117,7 @@ class Contract:
         And not at its edge, for the next measurement will not be the same. Each measurement corrects the
         table's scale, which moves the window's place among the networks (`next_scale`). If no search comes
         within, the one measured nearest under the budget is taken, or else the nearest. Where the file of one
-        that was trained took longer than it had before, the others are expected to, too.
+        that was trained took longer or less than it had before, so are the others expected to.
         """
         self.rows.scale = self.journal.scale
         window = Window(_LOW * budget_ms, _HIGH * budget_ms)
