@@ -38,6 +38,7 @@ OURS, PAPERS = "slimmed", "plain greedy"
 WAYS = (PAPERS, OURS)
 EXPANSIONS = (2, 3)
 WHOLE = Budget(share=1.0)
+NOT_RESULTS = ("data", "out", "shared", "processes", "device")
 _SUPERNET = "supernet.safetensors"
 _KEPT = (_SUPERNET, "ranking.safetensors", "scores.jsonl")
 
@@ -141,7 +142,7 @@ def contract_of(
     if _is_near(job):
         if budget == WHOLE:
             raise SystemExit("--paths near trains a supernet for one budget; this benchmark searches many")
-        shared = shared.with_name(f"{shared.name}-{job.target.runtime}")
+        shared = shared.with_name(f"{shared.name}-{job.target.runtime}-{budget}")
     folder.root.mkdir(parents=True, exist_ok=True)
     _copy(shared, folder.root)
     world = World(device=torch.device(options.device))
@@ -151,6 +152,23 @@ def contract_of(
         yield contract
     _copy(folder.root, shared)
     shutil.rmtree(folder.work(""), ignore_errors=True)
+
+
+def claim(options: argparse.Namespace, free: Iterable[str]) -> None:
+    """Say in the folder --out what its results are of; end where they are of something else.
+
+    Args:
+        options: the benchmark's.
+        free: the names of those that may change from one start to the next.
+    """
+    path = options.out / "asked.json"
+    asked = {key: value for key, value in vars(options).items() if key not in (*NOT_RESULTS, *free)}
+    there = kept(path, lambda: asked)
+    if wrong := [key for key in asked if there.get(key) != asked[key]]:
+        key = wrong[0]
+        raise SystemExit(
+            f"{options.out}: its results are of {key} {there.get(key)}, not {asked[key]}; give another --out"
+        )
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:

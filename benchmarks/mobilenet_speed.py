@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from scipy.stats import kendalltau
 
-from contracts import OURS, RESULTS, WAYS, add_options, at_once, contract_of, kept, train_supernets
+from contracts import OURS, RESULTS, WAYS, add_options, at_once, claim, contract_of, kept, train_supernets
 from efficientformer.architecture import Architecture, Block
 from efficientformer.files import read_json, write_atomically, write_json
 from efficientformer.latency.bench import Entry, time_entries
@@ -92,7 +92,7 @@ def widest_l1(target: Target, budget_ms: float, side: int) -> Architecture:
     networks = dict.fromkeys(
         narrowed_l1(factor / 64, side, step) for factor in range(16, 49, 2) for step in (8, 16)
     )
-    narrowed = {str(one): one for one in networks}
+    narrowed = {str(index): one for index, one in enumerate(networks)}
     took = milliseconds(narrowed, target, side, seconds=1.5)
     return narrowed[max((name for name in took if took[name] <= budget_ms), key=took.__getitem__)]
 
@@ -194,10 +194,11 @@ def timed(models: dict[str, Model], target: Target, side: int) -> dict[str, Any]
 
 def folder_of(options: argparse.Namespace, model: Model, seed: int) -> Path:
     """Where a training is kept: a network that two runtimes share is trained once."""
+    trained = options.out / f"trained-{options.epochs}-{options.input_size}-{options.precision}"
     if isinstance(model, Architecture):
         digest = hashlib.sha256(json.dumps(model.to_json(), sort_keys=True).encode()).hexdigest()[:12]
-        return options.out / "trained" / f"{digest}-{seed}"
-    return options.out / "trained" / f"{model.removeprefix('timm/')}-{seed}"
+        return trained / f"{digest}-{seed}"
+    return trained / f"{model.removeprefix('timm/')}-{seed}"
 
 
 def recipe(options: argparse.Namespace, seed: int) -> Recipe:
@@ -385,6 +386,7 @@ def main() -> None:
         help="stop after supernets, or after the search; or train nothing and write what there is",
     )
     options = parser.parse_args()
+    claim(options, free=("targets", "epochs", "seeds", "only"))
     asked, times, models = {}, {}, {}
     train_supernets(options)
     if options.only == "supernets":

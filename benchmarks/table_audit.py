@@ -28,9 +28,9 @@ OTHERS = "≤ 5 % median"
 
 
 def audited(target: Target, options: argparse.Namespace) -> dict[str, Any]:
-    """Build and audit one runtime's table; what was written already is read."""
+    """Build and audit one runtime's table; with `--page-only`, read what was written already."""
     path, progress = RESULTS / f"table_audit-{target.runtime}.json", Progress()
-    if path.exists() and not options.again:
+    if options.page_only:
         return read_json(path)
     space = supernet_space(
         options.supernet,
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--shared", type=Path, default=Path("runs/shared"), help="where tables are kept")
-    parser.add_argument("--again", action="store_true", help="audit anew where a result is there")
+    parser.add_argument("--page-only", action="store_true", help="measure nothing; write the page anew")
     options = parser.parse_args()
     documents = [audited(Target.parse(name), options) for name in options.targets]
     write_atomically(RESULTS / "table_audit.md", page(documents))

@@ -156,8 +156,9 @@ def test_equal_layers_have_equal_keys(architecture: Architecture) -> None:
 @pytest.mark.parametrize(
     ("architecture", "expected"),
     [
-        (tiny(), "8:P 8:·P 12:AP 16:PA @32×32"),
-        (dataclasses.replace(tiny(), input_size=(64, 32)), "8:P 8:·P 12:AP 16:PA @64×32"),
+        (tiny(), "8:P2 8:·P2 12:A2P2 16:P2A2 @32×32"),
+        (dataclasses.replace(tiny(), input_size=(64, 32)), "8:P2 8:·P2 12:A2P2 16:P2A2 @64×32"),
+        (tiny().with_expansion(2, 1, 4).with_expansion(0, 0, 3), "8:P3 8:·P2 12:A2P 16:P2A2 @32×32"),
         (tiny().block_layer(2, 0), "attention 12 @2×2"),
         (tiny().layers()[0], "stem 3→8 @32×32"),
     ],

@@ -27,6 +27,7 @@ from efficientformer.pipeline import ship
 from efficientformer.pipeline.job import Job
 from efficientformer.report.receipt import repeat_command
 from efficientformer.runtimes import RUNTIMES
+from efficientformer.training.stopping import Stopped
 from tests.latency.files import conv_file
 from tests.strategies import tiny
 
@@ -385,3 +386,25 @@ def test_the_command_that_a_report_gives_is_one_the_program_takes() -> None:
     assert bound.arguments["precisions"] == "fp32,int8"
     assert "activations" not in bound.arguments
     assert bound.arguments["min_area"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("stop", "train", "slim"),
+    [
+        (KeyboardInterrupt(), 130, 130),
+        (Stopped(terminated=False), 130, 130),
+        (Stopped(terminated=True), 0, 143),
+    ],
+    ids=["Ctrl-C", "Ctrl-C in a training", "SIGTERM in a training"],
+)
+def test_the_exit_code_of_a_program_that_was_stopped(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, stop: KeyboardInterrupt, train: int, slim: int
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise stop
+
+    monkeypatch.chdir(folders)
+    monkeypatch.setattr("efficientformer.cli.train.run_train", stopped)
+    monkeypatch.setattr("efficientformer.cli.slim.slim_to_budgets", stopped)
+    assert main(["train", "efficientformer_l1", "--data", "good", "--out", "run"]) == train
+    assert main(SLIM) == slim

@@ -226,9 +226,15 @@ class Architecture:
             ) from None
 
     def __str__(self) -> str:
-        drawn = " ".join(f"{s.width}:{''.join(KINDS[b.kind].mark for b in s.blocks)}" for s in self.stages)
+        """Widths and blocks by stage, the input size; a block with its expansion where that is not 4."""
+        drawn = " ".join(f"{s.width}:{''.join(map(_mark, s.blocks))}" for s in self.stages)
         stem = "" if self.stem == "stem" else f"{self.stem} "
         return f"{stem}{drawn} @{self.input_size[0]}×{self.input_size[1]}"
+
+
+def _mark(block: Block) -> str:
+    narrowed = block.kind != "identity" and block.expansion != Block.expansion
+    return KINDS[block.kind].mark + (str(block.expansion) if narrowed else "")
 
 
 def _validate(architecture: Architecture) -> None:

@@ -31,6 +31,18 @@ def test_what_is_read(text: str, expected: Budget) -> None:
     assert budget.share == pytest.approx(expected.share)
 
 
+@given(st.integers(1, 100_000), st.integers(0, 3), st.sampled_from(["ms", "%"]))
+def test_it_is_written_as_people_wrote_it(digits: int, places: int, unit: str) -> None:
+    number = digits / 10**places
+    if unit == "ms" or number <= 100:
+        assert str(Budget.parse(f"{number:.{places}f}{unit}")) == f"{number:.10g}{unit}"
+
+
+@pytest.mark.parametrize(("one", "other"), [("700us", "0.7ms"), ("0.0003s", "0.3ms"), ("7%", "7.0 %")])
+def test_equal_budgets_are_equal(one: str, other: str) -> None:
+    assert Budget.parse(one) == Budget.parse(other)
+
+
 NO_UNIT, NOT_POSITIVE, TOO_MUCH = "give a number and its unit", "must be above zero", "at most 100%"
 
 

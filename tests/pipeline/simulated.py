@@ -52,8 +52,13 @@ SPEED = {"fp32": 1.0, "int8": 0.6, "bf16": 0.8}
 """Made-up: what a network takes in each precision, over what it takes in float32."""
 
 
-def install(patch: Patch, *, slower_when_exported: float = 1.0) -> None:
-    """Replace what measures. `patch(module, name, function)` sets an attribute."""
+def install(
+    patch: Patch, *, slower_when_exported: float = 1.0, clock: Callable[[], float] = lambda: 1.0
+) -> None:
+    """Replace what measures. `patch(module, name, function)` sets an attribute.
+
+    `clock` is asked once for each run of the search and the proof: how slow the machine is just then.
+    """
 
     def measure_chains(chains: Sequence[Chain], target: Target) -> dict[str, Measurement]:
         speed = SPEED[target.precision]
@@ -66,18 +71,20 @@ def install(patch: Patch, *, slower_when_exported: float = 1.0) -> None:
         return {one: receipt(str(one), target, network_ms(one, target)) for one in networks}
 
     def quick_receipt(architecture: Architecture, target: Target) -> Measurement:
-        return receipt(str(architecture), target, network_ms(architecture, target))
+        return receipt(str(architecture), target, clock() * network_ms(architecture, target))
 
     def time_entries(entries: Mapping[str, Any], target: Target, **_: Any) -> dict[str, Measurement]:
         """The final run: the slimmed network's made-up latency; the others take a millisecond."""
-        return {name: receipt(name, target, final.get(name, 1.0)) for name in entries}
+        slow = clock()
+        return {name: receipt(name, target, slow * final.get(name, 1.0)) for name in entries}
 
     final: dict[str, float] = {}
     proving = prove.prove
 
-    def remember(network: Any, folder: Any, plan: Any, target: Target, images: Any) -> Any:
-        final["slimmed"] = slower_when_exported * network_ms(network.architecture, target)
-        return proving(network, folder, plan, target, images)
+    def remember(network: Any, folder: Any, plan: Any, target: Target, *rest: Any) -> Any:
+        final[prove.UNTRAINED] = network_ms(network.architecture, target)
+        final["slimmed"] = slower_when_exported * final[prove.UNTRAINED]
+        return proving(network, folder, plan, target, *rest)
 
     patch(rows, "measure_chains", measure_chains)
     patch(preflight, "measure_untrained", measure_untrained)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from efficientformer.pipeline.folder import RunFolder
 from efficientformer.pipeline.front import front
 from efficientformer.pipeline.job import Job
 from efficientformer.pipeline.slim import place, prepared, slim, slim_to_budgets
+from efficientformer.pipeline.team import Team
 from efficientformer.progress import Progress
 from efficientformer.search.draws import Sampling
 from efficientformer.search.journal import Journal, replay, step_of
@@ -158,6 +160,92 @@ def test_budgets_are_met_where_the_table_errs_by_steps(
             again = dataclasses.replace(one, journal=Journal(one.journal.path))  # stopped, and started again
             assert again.find(budget_ms).architecture == network
     assert all(0.93 <= took <= 1.0 for took in found.values()), found
+
+
+@dataclasses.dataclass
+class Machine:
+    """How slow it is: run by run what is queued, else `now`; noise on top of it."""
+
+    now: float = 1.0
+    queued: list[float] = dataclasses.field(default_factory=list)
+    noise: float = 0.0
+    random: random.Random = dataclasses.field(default_factory=lambda: random.Random(0))
+
+    def __call__(self) -> float:
+        slow = self.queued.pop(0) if self.queued else self.now
+        return slow * (1 + self.random.gauss(0, self.noise))
+
+
+def after_search(machine: Machine, case: str) -> None:
+    """What happens to it while the first network is trained."""
+    if case == "a slow minute":
+        machine.queued = [1.25]
+    elif case == "a slow hour":
+        machine.queued = [1.25] * 5
+    elif case == "slow for ever":
+        machine.now = 1.25
+    elif case == "fast for ever":
+        machine.now = 0.8
+
+
+# trainings: a slow minute is waited for, a machine that stays slow costs one more
+@pytest.mark.parametrize(
+    ("case", "noise", "most"),
+    [
+        ("a slow minute", 0.0, 1),
+        ("a slow hour", 0.0, 3),
+        ("slow for ever", 0.0, 2),
+        ("fast for ever", 0.0, 2),
+        ("nothing", 0.01, 1),
+    ],
+)
+@pytest.mark.parametrize("policy", ["exact", "bayesian"])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+def test_budgets_are_met_on_a_machine_that_changes(
+    run: Path,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    policy: str,
+    share: float,
+    case: str,
+    noise: float,
+    most: int,
+) -> None:
+    machine, trained = Machine(noise=noise), []
+
+    def learn(team: Team, architecture: Architecture, folder: RunFolder) -> Any:
+        if not trained:
+            after_search(machine, case)
+        trained.append(architecture)
+        return team.judge.inherited(architecture)  # the weights do not matter here
+
+    simulated.install(monkeypatch.setattr, clock=machine)
+    monkeypatch.setattr(Team, "learn", learn)
+    job = fine_job(photos, "50%", policy=policy)
+    claim(run, job)
+    folder = RunFolder(run)
+    with prepared(job, scan(photos, 0), folder, run / "latency.sqlite", World(), QUIET) as (one,):
+        low, high = one.plan.least.median_ms, one.plan.greatest.median_ms
+        budget_ms = low + share * (high - low)
+        met = one.meet(budget_ms, folder)
+    assert within(met.proof.slimmed.latency.median_ms, budget_ms)
+    assert len(trained) <= most, trained
+
+
+@pytest.mark.parametrize("speed", [0.85, 1.0])
+def test_a_policy_searches_though_the_first_window_lay_below_the_smallest_network(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, speed: float
+) -> None:
+    """On a machine faster than the table knows: the smallest network is measured, then the policy is run."""
+    simulated.install(monkeypatch.setattr, clock=Machine(now=speed))
+    job = fine_job(photos, "50%", policy="bayesian")
+    claim(run, job)
+    with prepared(job, scan(photos, 0), RunFolder(run), run / "latency.sqlite", World(), QUIET) as (one,):
+        budget_ms = 1.1 * speed * one.plan.least.median_ms
+        found = one.find(budget_ms)
+    assert 0.93 * budget_ms <= one.journal.verified[found.architecture] <= budget_ms
+    assert found.searched and found.evaluations >= job.evaluations
+    assert one.journal.found[0].searched == (speed == 1.0)
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,28 @@ def test_a_budget_below_the_least_possible_is_refused_before_training(
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"latency.sqlite", ".lock"}
 
 
+def test_another_latency_table_is_refused_in_a_run_that_has_begun(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulated.install(monkeypatch.setattr)
+    slim(simulated.tiny_job(photos), tmp_path / "run", progress=QUIET)
+    plan = tmp_path / "run" / "preflight.json"
+    plan.write_text(json.dumps(json.loads(plan.read_text()) | {"reference_ms": 12.5}))
+    with pytest.raises(InputError, match="is not the latency table that the run in"):
+        slim(simulated.tiny_job(photos, "50%"), tmp_path / "run", progress=QUIET)
+
+
+def test_what_a_stop_at_the_very_end_left_is_deleted(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulated.install(monkeypatch.setattr)
+    slim(simulated.tiny_job(photos), tmp_path / "run", progress=QUIET)
+    (tmp_path / "run" / "work").mkdir()
+    (tmp_path / "run" / "work" / "images.npy").write_bytes(b"many")
+    slim(simulated.tiny_job(photos), tmp_path / "run", progress=QUIET)
+    assert not (tmp_path / "run" / "work").exists()
+
+
 def test_an_export_slower_than_predicted_is_slimmed_further(
     tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

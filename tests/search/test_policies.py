@@ -14,7 +14,7 @@ from efficientformer.evaluation.score import Score
 from efficientformer.search.costs import EmptyWindowError, Window, predicted_ms
 from efficientformer.search.importance import Importance
 from efficientformer.search.journal import Journal, replay
-from efficientformer.search.policies import BY_WINDOW, POLICIES, Problem, search
+from efficientformer.search.policies import BY_WINDOW, POLICIES, Problem, go_on, search
 from efficientformer.search.scores import ScoreBook
 from efficientformer.search.space import supernet_space
 from efficientformer.search.variation import Candidate
@@ -56,6 +56,30 @@ def test_every_policy_finds_a_network_of_the_window(tmp_path: Path, policy: str)
     )
     assert Journal(tmp_path / "journal.jsonl").found == [found]
     assert f"{policy}: " in str(found) and "outside" not in str(found)
+
+
+@pytest.mark.parametrize("policy", BY_WINDOW)
+def test_moved_into_another_window_all_that_was_scored_is_counted(tmp_path: Path, policy: str) -> None:
+    asked = problem(tmp_path)
+    found = search(policy, asked, WINDOW, evaluations=24)
+    lower = Window(0.9 * WINDOW.low_ms, 0.9 * WINDOW.high_ms)
+    moved = go_on(found, asked, lower, refine=32)
+    assert moved.in_window and moved.searched
+    assert found.evaluations == 24 < moved.evaluations
+    assert Journal(tmp_path / "journal.jsonl").found == [found, moved]
+
+
+@pytest.mark.parametrize("policy", BY_WINDOW)
+def test_a_window_without_networks_was_not_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    def nothing(choices: object, costs: object, window: Window, *rest: object) -> Candidate:
+        raise EmptyWindowError(window)
+
+    monkeypatch.setitem(BY_WINDOW, policy, nothing)
+    found = search(policy, problem(tmp_path), WINDOW)
+    assert not found.searched and found.predicted_ms <= WINDOW.high_ms
+    assert Journal(tmp_path / "journal.jsonl").found == [found]
 
 
 def test_a_window_that_only_smaller_images_come_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,8 +56,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as stop:
         print("efficientformer: stopped; the same command goes on from here", file=sys.stderr)
-        return 0 if getattr(stop, "terminated", False) else 130  # SIGTERM, with everything saved
+        return _code(stop, sys.argv[1:] if arguments is None else arguments)
     return 0
+
+
+def _code(stop: KeyboardInterrupt, arguments: list[str]) -> int:
+    """Of a program that was stopped, as shells have it; 0 of a training that SIGTERM made save.
+
+    What waits for the network of `slim` must not go on without it.
+    """
+    if not getattr(stop, "terminated", False):
+        return 130
+    return 0 if arguments[:1] == ["train"] else 143
 
 
 def run() -> None:

@@ -35,8 +35,8 @@ class Budget:
         if unit == "%":
             if number > 100:
                 raise InputError(f"budget {text!r}: a share of the unslimmed network is at most 100%")
-            return cls(share=number / 100)
-        return cls(ms=number * _UNITS_MS[unit])
+            return cls(share=_decimal(number / 100))
+        return cls(ms=_decimal(number * _UNITS_MS[unit]))
 
     def resolve(self, unslimmed_ms: float) -> float:
         """The budget in milliseconds, given what the unslimmed network takes."""
@@ -44,4 +44,9 @@ class Budget:
 
     def __str__(self) -> str:
         number, unit = (self.ms, "ms") if self.ms is not None else (100 * (self.share or 0.0), "%")
-        return np.format_float_positional(number, trim="-") + unit
+        return np.format_float_positional(_decimal(number), trim="-") + unit
+
+
+def _decimal(number: float) -> float:
+    """A number as people wrote it: 0.7, where the product of its parts is 0.7000000000000001."""
+    return float(f"{number:.12g}")

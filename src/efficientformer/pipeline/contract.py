@@ -19,7 +19,7 @@ from efficientformer.latency.target import Target
 from efficientformer.pipeline.folder import RunFolder
 from efficientformer.pipeline.job import SHORTFALL, TOLERANCE, Job
 from efficientformer.pipeline.preflight import Plan
-from efficientformer.pipeline.prove import Met, prove, quick_receipt
+from efficientformer.pipeline.prove import DRIFT, Met, prove, quick_receipt
 from efficientformer.pipeline.scales import next_scale
 from efficientformer.pipeline.team import Team
 from efficientformer.search.costs import Window, predicted_ms
@@ -85,7 +85,7 @@ class Contract:
                 if within(took.median_ms, budget_ms) or self._is_all(met.found):
                     return met
                 under[met.found] = met
-            self._recalibrate(met.found, took)
+            self._recalibrate(met.found, took, met.proof.untrained)
             if len(under) == _SHORT:
                 break  # faster than asked, twice: another training is not worth the rest
         if under:
@@ -108,7 +108,11 @@ class Contract:
         progress.stage(f"5/6 training the network found: {found.compact()}")
         network = self.team.learn(found, folder)
         progress.stage("6/6 exporting, checking and measuring")
-        proof = prove(network, folder, self.plan, self.target, self.team.judge.images(found))
+        images, expected_ms = self.team.judge.images(found), self.journal.untrained_ms(found)
+        proof = prove(network, folder, self.plan, self.target, images, expected_ms)
+        if proof.drift > DRIFT:
+            told = f"{proof.untrained.median_ms:.3f} ms now, {expected_ms:.3f} in the search"
+            progress.line(f"   the machine is not as fast as it was: the network, untrained, takes {told}")
         return Met(search, self._first_prediction(found), network, proof)
 
     def find(self, budget_ms: float) -> Found:
@@ -117,12 +121,12 @@ class Contract:
         And not at its edge, for the next measurement will not be the same. Each measurement corrects the
         table's scale, which moves the window's place among the networks (`next_scale`). If no search comes
         within, the one measured nearest under the budget is taken, or else the nearest. Where the file of one
-        that was trained took longer or less than it had before, so are the others expected to.
+        that was trained took longer or less than with random weights, so are the others expected to.
         """
         self.rows.scale = self.journal.scale
         window = Window(_LOW * budget_ms, _HIGH * budget_ms)
         tried = self.journal.found_in(window.low_ms, window.high_ms)  # the run was stopped since
-        proofs = sum(max(0, self.journal.checks[one] - 1) for one in {one.architecture for one in tried})
+        proofs = sum(self.journal.proofs[one] for one in {one.architecture for one in tried})
         most = _SEARCHES * (1 + proofs)
         while True:
             if tried:
@@ -136,44 +140,40 @@ class Contract:
                     break
                 self.rows.scale = scale
                 self.journal.rescale(last, self.rows.predict(last).ms, scale)
-            tried.append(self._search(window, tried[-1] if tried else None))
+            tried.append(self._search(window, tried))
 
         def distance(one: Found) -> tuple[bool, float]:
-            took_ms = self._took_ms(one.architecture)
+            took_ms = self.journal.file_ms(one.architecture)
             return took_ms > budget_ms, abs(took_ms - _AIM * budget_ms)
 
         return min(tried, key=distance)
 
     def _will_do(self, found: Architecture, budget_ms: float) -> bool:
         """Whether a network that was measured is worth training for a budget."""
-        took_ms = self._took_ms(found)
+        took_ms = self.journal.file_ms(found)
         return took_ms <= budget_ms and (took_ms >= _LOW * budget_ms or self._is_all(found))
 
     def _next_scale(self, tried: Sequence[Found], budget_ms: float) -> float | None:
         """The table's scale to search at next; None if there is none left."""
         last = tried[-1].architecture
-        searched = [(self._scale_of(one), self._took_ms(one.architecture)) for one in tried]
-        own = self.rows.scale * self._took_ms(last) / self.rows.predict(last).ms
+        searched = [(self._scale_of(one), self.journal.file_ms(one.architecture)) for one in tried]
+        own = self.rows.scale * self.journal.file_ms(last) / self.rows.predict(last).ms
         return next_scale(searched, own, budget_ms)
-
-    def _took_ms(self, found: Architecture) -> float:
-        """What a network's file takes, or is expected to by what it took before it was trained."""
-        trained = self.journal.checks[found] > 1
-        return self.journal.verified[found] * (1.0 if trained else self.journal.slower)
 
     def _scale_of(self, found: Found) -> float:
         """The table's scale when something was found."""
         return self.rows.scale * found.predicted_ms / self.rows.predict(found.architecture).ms
 
-    def _search(self, window: Window, before: Found | None) -> Found:
+    def _search(self, window: Window, tried: Sequence[Found]) -> Found:
         """What the policy finds in a window; those that are dear to run again go on from what they found."""
         problem = self.problem()
         smallest = min(self.plan.space.smallest_ones(), key=partial(predicted_ms, self.rows))
         if predicted_ms(self.rows, smallest) > window.high_ms:
             return conclude(self.job.policy, smallest, problem, window)
-        if before is None or self.job.policy not in BY_WINDOW:
-            return search(self.job.policy, problem, window, evaluations=self.job.evaluations, refine=_MOVES)
-        return go_on(before, problem, window, refine=_MOVES)
+        before = [one for one in tried if one.searched]
+        if before and self.job.policy in BY_WINDOW:
+            return go_on(before[-1], problem, window, refine=_MOVES)
+        return search(self.job.policy, problem, window, evaluations=self.job.evaluations, refine=_MOVES)
 
     def _measure(self, found: Architecture) -> None:
         """Measure a network; the table's scale is then by it."""
@@ -200,10 +200,16 @@ class Contract:
         """Whether there is nothing larger."""
         return found == self.plan.space.largest
 
-    def _recalibrate(self, found: Architecture, measured: Measurement) -> float:
-        """Learn from a network that was measured, as the journal keeps it; what was predicted before."""
-        predicted = self.rows.predict(found).ms
-        self.journal.verify(found, predicted, measured, self.rows.verify(found, measured.median_ms))
+    def _recalibrate(
+        self, found: Architecture, measured: Measurement, untrained: Measurement | None = None
+    ) -> float:
+        """Learn from a network that was measured, as the journal keeps it; what was predicted before.
+
+        Of a trained network's file with what it took untrained, in the same run.
+        """
+        predicted, untrained_ms = self.rows.predict(found).ms, untrained.median_ms if untrained else None
+        scale = self.rows.verify(found, measured.median_ms)
+        self.journal.verify(found, predicted, measured, scale, untrained_ms)
         return predicted
 
     def _first_prediction(self, found: Architecture) -> Prediction:

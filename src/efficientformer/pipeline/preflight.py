@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Plan:
         greatest: receipt of the unslimmed network.
         least: receipt of the smallest network.
         fit: the latency table's calibration to this space.
+        reference_ms: of the latency table the fit is of, as `LatencyTable.reference_ms` tells it from others.
         images: digest of the files and their parts.
     """
 
@@ -49,6 +51,7 @@ class Plan:
     greatest: Measurement
     least: Measurement
     fit: Fit
+    reference_ms: float | None
     images: str
 
     def budget_ms(self, budget: Budget) -> float:
@@ -68,12 +71,16 @@ class Plan:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Plan:
         """The plan that `to_json` wrote."""
-        fields: dict[str, Any] = document | {
-            "space": SearchSpace.from_json(document["space"]),
-            "greatest": Measurement.from_json(document["greatest"]),
-            "least": Measurement.from_json(document["least"]),
-            "fit": Fit.from_json(document["fit"]),
-        }
+        fields: dict[str, Any] = (
+            {"reference_ms": None}
+            | document
+            | {  # runs of version 0.1 lack it
+                "space": SearchSpace.from_json(document["space"]),
+                "greatest": Measurement.from_json(document["greatest"]),
+                "least": Measurement.from_json(document["least"]),
+                "fit": Fit.from_json(document["fit"]),
+            }
+        )
         return cls(**fields)
 
 
@@ -103,6 +110,11 @@ def preflight(
             )
         _check_budgets(job, plans, progress)
         for plan, rows in zip(plans, tables, strict=True):
+            if plan.reference_ms not in (None, rows.reference_ms):
+                raise InputError(
+                    f"{table}: is not the latency table that the run in {folder.root} began with; "
+                    "give the same --table, or another --out"
+                )
             fill(rows, plan.space, progress)
             rows.fit = plan.fit
         return list(zip(plans, tables, strict=True))
@@ -110,9 +122,10 @@ def preflight(
     measured = [own, *(_in_another(target, own, progress) for target in job.targets[1:])]
     plans = [_plan(name, space, receipts, split) for receipts in measured]
     _check_budgets(job, plans, progress)
+    fits = [_calibrated(*one, progress) for one in zip(tables, repeat(space), measured)]
     return [
-        (dataclasses.replace(plan, fit=_calibrated(rows, space, receipts, progress)), rows)
-        for plan, rows, receipts in zip(plans, tables, measured, strict=True)
+        (dataclasses.replace(plan, fit=fit, reference_ms=rows.reference_ms), rows)
+        for plan, rows, fit in zip(plans, tables, fits, strict=True)
     ]
 
 
@@ -126,7 +139,7 @@ def _plan(name: str, space: SearchSpace, receipts: Receipts, split: Split) -> Pl
     """What is possible, before the table is calibrated."""
     greatest, *_ = whole = list(receipts.values())
     least = min(whole, key=lambda receipt: receipt.median_ms)
-    return Plan(name, space, greatest, least, Fit(), split.digest())
+    return Plan(name, space, greatest, least, Fit(), None, split.digest())
 
 
 def _in_another(target: Target, own: Receipts, progress: Progress) -> Receipts:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from efficientformer.data.batches import cached_side, evaluation_batches
 from efficientformer.data.images import Images
 from efficientformer.data.sources.folder import Split
 from efficientformer.latency.artefact import Artefact, export
-from efficientformer.latency.bench import time_entries
+from efficientformer.latency.bench import Entry, time_entries
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.subjects import count_macs, peer
@@ -31,6 +33,9 @@ from efficientformer.pipeline.slim_training import ImageSets, Judge
 from efficientformer.search.steps import Found
 
 PEER = "timm/mobilenetv2_100"
+UNTRAINED = "slimmed, untrained"
+DRIFT = 0.05  # of a network's latency since the search: more, and it is measured again
+_RUNS = 3
 
 
 @dataclass(frozen=True)
@@ -56,20 +61,43 @@ class Contender:
 
 @dataclass(frozen=True)
 class Proof:
-    """The exported file's check and the run that timed it beside the others."""
+    """The exported file's check and the run that timed it beside the others.
+
+    Attributes:
+        artefact: the file.
+        slimmed: its row.
+        others: the unslimmed network's and MobileNetV2's.
+        untrained: receipt of the same network with random weights, as the search measured it.
+        drift: how far that lies from what it took in the search, as a share.
+    """
 
     artefact: Artefact
     slimmed: Contender
     others: tuple[Contender, ...]
+    untrained: Measurement
+    drift: float
 
 
 def prove(
-    network: EfficientFormer, folder: RunFolder, plan: Plan, target: Target, images: ImageSets
+    network: EfficientFormer,
+    folder: RunFolder,
+    plan: Plan,
+    target: Target,
+    images: ImageSets,
+    expected_ms: float,
 ) -> Proof:
     """Export the trained network, compare it with PyTorch on validation images, and time it beside others.
 
-    The others, in the same interleaved run: the unslimmed network and MobileNetV2, with random weights.
-    int8 is calibrated on training images.
+    The others, in the same interleaved run: the unslimmed network, MobileNetV2, and the network found, with
+    random weights. int8 is calibrated on training images.
+
+    Args:
+        network: trained.
+        folder: for the file.
+        plan: what was found possible.
+        target: where.
+        images: to check and to calibrate with.
+        expected_ms: what the network took in the search, with random weights.
 
     Raises:
         ExportMismatchError: if the file does not compute what the network does.
@@ -82,6 +110,7 @@ def prove(
     mobilenet, _ = peer(PEER, num_classes=found.num_classes)
     entries = {
         "slimmed": path,
+        UNTRAINED: (untrained(found.compact()), image),
         "unslimmed": (untrained(unslimmed), whole),
         PEER: (mobilenet, image),
     }
@@ -90,9 +119,25 @@ def prove(
         "unslimmed": (unslimmed.params, unslimmed.macs),
         PEER: (sum(p.numel() for p in mobilenet.parameters()), count_macs(mobilenet, image)),
     }
-    receipts = time_entries(entries, target, rounds=21, seconds=2.0, min_samples=100)
-    slimmed, *others = (Contender(name, *sizes[name], receipt) for name, receipt in receipts.items())
-    return Proof(artefact, slimmed, tuple(others))
+    receipts, drift = _timed(entries, target, expected_ms)
+    slimmed, *others = (Contender(name, *size, receipts[name]) for name, size in sizes.items())
+    return Proof(artefact, slimmed, tuple(others), receipts[UNTRAINED], drift)
+
+
+def _timed(
+    entries: Mapping[str, Entry], target: Target, expected_ms: float
+) -> tuple[dict[str, Measurement], float]:
+    """Receipts of one interleaved run, and how far the machine is from what it was in the search.
+
+    Taken again where that is far: a slow minute says nothing of the file. Of the runs the nearest one counts;
+    the choice never looks at the file itself.
+    """
+    runs: list[tuple[float, dict[str, Measurement]]] = []
+    while len(runs) < _RUNS and min((drift for drift, _ in runs), default=math.inf) > DRIFT:
+        receipts = time_entries(entries, target, rounds=21, seconds=2.0, min_samples=100)
+        runs.append((abs(receipts[UNTRAINED].median_ms / expected_ms - 1), receipts))
+    drift, receipts = min(runs, key=lambda run: run[0])
+    return receipts, drift
 
 
 def export_checked(

@@ -81,7 +81,7 @@ def slim_to_budgets(
             progress.line(f"{out}: this run is done already")
             if not world.main:
                 return []
-            write_front(folder)  # it may have been stopped just before
+            _finish(job, folder)  # it may have been stopped just before
             return summaries
         split = scan(job.data, job.seed)
         with folder.locked() if world.main else nullcontext():
@@ -106,6 +106,13 @@ def _finished(job: Job, folder: RunFolder) -> list[dict[str, Any]]:
     return [read_json(file) for file in files]
 
 
+def _finish(job: Job, folder: RunFolder) -> None:
+    """Compare the budgets' networks, and delete what only an unfinished run needs."""
+    write_front(folder)
+    for one in (folder, *(place(folder, budget) for budget in job.budgets)):
+        shutil.rmtree(one.work(""), ignore_errors=True)
+
+
 def _run(
     job: Job, split: Split, folder: RunFolder, table: Path, world: World, progress: Progress
 ) -> list[dict[str, Any]]:
@@ -123,9 +130,7 @@ def _run(
         summaries = [
             _one_budget(contracts, one, its, decisions) for one, its in zip(asked, places, strict=True)
         ]
-        write_front(folder)
-        for one in (folder, *places):
-            shutil.rmtree(one.work(""), ignore_errors=True)
+        _finish(job, folder)
         return summaries
 
 

@@ -181,8 +181,7 @@ def calibration_networks(space: SearchSpace, count: int, seed: int) -> list[Arch
 
 def held_out(table: LatencyTable, count: int, seed: int) -> list[Architecture]:
     """Random networks of a table's space, none of which it was calibrated to."""
-    noted = table.noted(_SPACE)
-    space = SearchSpace.from_json(noted["space"])
+    noted, space = table.noted(_SPACE), space_of(table)
     seen = calibration_networks(space, noted["networks"], noted["seed"])
     return _distinct(space, seen, len(seen) + count, random.Random(f"audit {seed}"))[len(seen) :]
 
@@ -205,8 +204,7 @@ def measure_networks(networks: Sequence[Architecture], table: LatencyTable, prog
 
     So are those timed without the reference network, as a run of `slim` does.
     """
-    beside = {one for one, receipt in table.networks().items() if receipt.conditions.reference_ms}
-    left = [one for one in networks if one not in beside]
+    left = _not_beside(networks, table)
     for start in range(0, len(left), _TOGETHER):
         batch, begun = left[start : start + _TOGETHER], time.perf_counter()
         table.add_networks(time_networks(batch, table.target))
@@ -214,6 +212,12 @@ def measure_networks(networks: Sequence[Architecture], table: LatencyTable, prog
         progress.update(start + len(batch), len(left), "networks measured")
     kept = table.networks()
     return {one: kept[one] for one in networks}
+
+
+def _not_beside(networks: Sequence[Architecture], table: LatencyTable) -> list[Architecture]:
+    """Those that the table has no receipt of beside its reference network."""
+    beside = {one for one, receipt in table.networks().items() if receipt.conditions.reference_ms}
+    return [one for one in networks if one not in beside]
 
 
 def time_networks(networks: Sequence[Architecture], target: Target) -> Measured:
@@ -242,8 +246,7 @@ def _estimate(
 ) -> None:
     """Say how long the build will take; a table without any rows measures a few first, to know."""
     missing = table.missing_layers(layers)
-    there = table.networks()
-    networks = sum(one not in there for one in whole)
+    networks = len(_not_beside(whole, table))
     progress.stage(f"{len(missing)} rows and {networks} whole networks to measure on {table.target}")
     if table.pace("file") is None:
         table.fill_layers(missing[:: max(1, len(missing) // _FIRST)][:_FIRST])

@@ -30,8 +30,9 @@ class Journal:
     Attributes:
         predicted: what the table said of networks of the path before they were first measured, in ms.
         verified: their medians when they were last measured, in ms.
-        checks: how often each of them was measured.
-        slower: what one that was measured again took last, over what it took at first; 1 if none was.
+        proofs: how often each of them was measured as the file of a trained network.
+        slower: what the last such file took over its network's with random weights, in the same run; 1 if
+            there was none.
         scale: the latency table's, as the last of them set it.
         found: what policies came to, in the order they were run.
 
@@ -45,8 +46,8 @@ class Journal:
         self.steps: list[Step] = []
         self.predicted: dict[Architecture, float] = {}
         self.verified: dict[Architecture, float] = {}
-        self.checks: Counter[Architecture] = Counter()
-        self._first: dict[Architecture, float] = {}
+        self.proofs: Counter[Architecture] = Counter()
+        self._untrained: dict[Architecture, float] = {}
         self.slower = 1.0
         self.scale = 1.0
         self.found: list[Found] = []
@@ -58,7 +59,8 @@ class Journal:
                 self.steps.append(Step.from_json(line))
             elif line.get("event") == "verified":
                 architecture = Architecture.from_json(line["architecture"])
-                self._learn(architecture, line["predicted_ms"], line["measured_ms"], line["scale"])
+                took = (line["predicted_ms"], line["measured_ms"], line["scale"], line.get("untrained_ms"))
+                self._learn(architecture, *took)
             elif line.get("event") == "scale":
                 self.scale = line["scale"]
             elif line.get("event") == "missed":
@@ -99,10 +101,23 @@ class Journal:
             self._write(found.to_json())
 
     def verify(
-        self, architecture: Architecture, predicted_ms: float, measured: Measurement, scale: float
+        self,
+        architecture: Architecture,
+        predicted_ms: float,
+        measured: Measurement,
+        scale: float,
+        untrained_ms: float | None = None,
     ) -> None:
-        """Write what a network of the path took when it was measured, and the table's new scale."""
-        self._learn(architecture, predicted_ms, measured.median_ms, scale)
+        """Write what a network of the path took when it was measured, and the table's new scale.
+
+        Args:
+            architecture: the network.
+            predicted_ms: what the table said before.
+            measured: the receipt, of the trained network's file or of one with random weights.
+            scale: the table's, by the receipt.
+            untrained_ms: for a trained network's file, what one with random weights took in the same run.
+        """
+        self._learn(architecture, predicted_ms, measured.median_ms, scale, untrained_ms)
         self._write(
             {
                 "event": "verified",
@@ -115,6 +130,7 @@ class Journal:
                 "verdict": measured.verdict,
                 "date": measured.date,
                 "scale": scale,
+                **({} if untrained_ms is None else {"untrained_ms": untrained_ms}),
             }
         )
 
@@ -132,18 +148,36 @@ class Journal:
 
     def _forget(self) -> None:
         self.predicted, self.verified, self.scale, self.found = {}, {}, 1.0, []
-        self._first, self.slower = {}, 1.0
-        self.checks.clear()
+        self._untrained, self.slower = {}, 1.0
+        self.proofs.clear()
 
     def _learn(
-        self, architecture: Architecture, predicted_ms: float, measured_ms: float, scale: float
+        self,
+        architecture: Architecture,
+        predicted_ms: float,
+        measured_ms: float,
+        scale: float,
+        untrained_ms: float | None,
     ) -> None:
         self.predicted.setdefault(architecture, predicted_ms)
         self.verified[architecture], self.scale = measured_ms, scale
-        self.checks[architecture] += 1
-        first_ms = self._first.setdefault(architecture, measured_ms)
-        if self.checks[architecture] > 1:
-            self.slower = measured_ms / first_ms
+        if untrained_ms is None:
+            self._untrained[architecture] = measured_ms
+            return
+        self.proofs[architecture] += 1
+        self.slower = measured_ms / untrained_ms
+        # the machine is not what it was in the search; then it is not for any network
+        changed = untrained_ms / self._untrained.get(architecture, untrained_ms)
+        self._untrained = {one: changed * ms for one, ms in self._untrained.items()}
+        self._untrained[architecture] = untrained_ms
+
+    def untrained_ms(self, architecture: Architecture) -> float:
+        """What a network that was measured takes with random weights, at the machine's present speed."""
+        return self._untrained[architecture]
+
+    def file_ms(self, architecture: Architecture) -> float:
+        """What the exported file of a network that was measured takes, or would if it were trained."""
+        return self.slower * self._untrained[architecture]
 
     def found_in(self, low_ms: float, high_ms: float) -> list[Found]:
         """What was found for a window of latencies, in that order."""

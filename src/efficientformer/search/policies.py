@@ -106,15 +106,19 @@ def search(
     tally, costs = Tally(problem.book.score), Remembered(problem.costs)
     begin(problem.space, partial(predicted_ms, costs), tally.score, problem.journal, policy)
     tally.count([problem.space.largest])
+    searched = True
     if policy in ("greedy", "greedy-remeasured"):
         network = _greedy(policy, problem, costs, window, tally)
     elif policy == "exact":
         network = _exact(problem, costs, window, tally)
     else:
-        network = _in_window(policy, problem, costs, window, tally, evaluations)
+        try:
+            network = _in_window(policy, problem, costs, window, tally, evaluations)
+        except EmptyWindowError:  # the nearest below
+            network, searched = _moved(problem.space.largest, problem, costs, window, tally, 0), False
     if refine and not window.holds(predicted_ms(costs, network)):
         network = _moved(network, problem, costs, window, tally, refine)
-    found = _found(policy, network, costs, window, tally)
+    found = _found(policy, network, costs, window, tally, searched=searched)
     problem.journal.conclude(found)
     problem.progress.line(f"   {found}")
     return found
@@ -124,7 +128,7 @@ def conclude(policy: str, network: Architecture, problem: Problem, window: Windo
     """A network that needed no search, as what a policy came to."""
     tally, costs = Tally(problem.book.score), Remembered(problem.costs)
     begin(problem.space, partial(predicted_ms, costs), tally.score, problem.journal, policy)
-    found = _found(policy, network, costs, window, tally)
+    found = _found(policy, network, costs, window, tally, searched=False)
     problem.journal.conclude(found)
     return found
 
@@ -133,7 +137,7 @@ def go_on(found: Found, problem: Problem, window: Window, *, refine: int) -> Fou
     """What was found at another scale of the table, moved into a window by small changes."""
     tally, costs = Tally(problem.book.score), Remembered(problem.costs)
     moved = _moved(found.architecture, problem, costs, window, tally, refine)
-    found = _found(found.policy, moved, costs, window, tally)
+    found = _found(found.policy, moved, costs, window, tally, before=found.evaluations)
     problem.journal.conclude(found)
     problem.progress.line(f"   {found}")
     return found
@@ -196,13 +200,9 @@ def _exact(problem: Problem, costs: Costs, window: Window, tally: Tally) -> Arch
 def _in_window(
     policy: str, problem: Problem, costs: Costs, window: Window, tally: Tally, evaluations: int
 ) -> Architecture:
-    """What a policy of `BY_WINDOW` finds; the nearest network below where the window holds nothing."""
-    how = BY_WINDOW[policy]
+    """What a policy of `BY_WINDOW` finds."""
     left = max(1, evaluations - len(tally))
-    try:
-        found = how(problem.choices, costs, window, tally, left, problem.seed, problem.progress)
-    except EmptyWindowError:
-        return _moved(problem.space.largest, problem, costs, window, tally, 0)
+    found = BY_WINDOW[policy](problem.choices, costs, window, tally, left, problem.seed, problem.progress)
     return found.architecture
 
 
@@ -221,9 +221,17 @@ def _moved(
         return refine_network(smallest, window, problem.choices, costs, tally, refine).architecture
 
 
-def _found(policy: str, network: Architecture, costs: Costs, window: Window, tally: Tally) -> Found:
+def _found(
+    policy: str,
+    network: Architecture,
+    costs: Costs,
+    window: Window,
+    tally: Tally,
+    *,
+    searched: bool = True,
+    before: int = 0,
+) -> Found:
     (scored,) = tally.score([network])
     ms = predicted_ms(costs, network)
-    counted, inside = len(tally), window.holds(ms)
-    score = (scored.top1, scored.loss, scored.images)
-    return Found(policy, network, ms, *score, counted, inside, window.low_ms, window.high_ms)
+    score = (scored.top1, scored.loss, scored.images, before + len(tally))
+    return Found(policy, network, ms, *score, window.holds(ms), window.low_ms, window.high_ms, searched)

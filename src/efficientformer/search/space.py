@@ -71,11 +71,6 @@ class SearchSpace:
         return tuple(kind for kind in MAP_KINDS if kind in self.kinds)
 
     @property
-    def cheapest_kind(self) -> str:
-        """The kind that computes least: pooling, where it is a choice."""
-        return self.map_kinds[-1]
-
-    @property
     def every_activation(self) -> tuple[str, ...]:
         """The activations there are, the largest network's own first."""
         return tuple(dict.fromkeys((self.largest.activation, *self.activations)))
@@ -110,12 +105,16 @@ class SearchSpace:
         width = self.largest.widths[stage]
         return width - max(0, (width - self.min_width) // self.width_step) * self.width_step
 
-    def smallest(self) -> Architecture:
-        """The least network: the fewest blocks of the cheapest kind, of the least width and expansion."""
+    def smallest(self, kind: str | None = None) -> Architecture:
+        """The least network: the fewest blocks, of the least width and expansion.
+
+        Args:
+            kind: of its blocks; by default the one that computes least, pooling where it is a choice.
+        """
         network = self.largest
         for stage, position in self.positions():
             if position < self.min_depth:
-                network = network.with_block(stage, position, self.cheapest_kind)
+                network = network.with_block(stage, position, kind or self.map_kinds[-1])
                 network = network.with_expansion(stage, position, self.expansions_of(stage, position)[-1])
             else:
                 network = network.with_block(stage, position, IDENTITY)
@@ -124,10 +123,12 @@ class SearchSpace:
         return network.with_input_size(self.every_side[-1])
 
     def smallest_ones(self) -> tuple[Architecture, ...]:
-        """The least network with each activation and stem: which is the fastest, the target decides."""
-        network = self.smallest()
-        both = itertools.product(self.every_activation, self.every_stem)
-        return tuple(dataclasses.replace(network, activation=one, stem=stem) for one, stem in both)
+        """The least network of each kind, activation and stem: which is the fastest, the target decides."""
+        every = itertools.product(reversed(self.map_kinds), self.every_activation, self.every_stem)
+        return tuple(
+            dataclasses.replace(self.smallest(kind), activation=activation, stem=stem)
+            for kind, activation, stem in every
+        )
 
     def positions(self) -> Iterator[tuple[int, int]]:
         """Every (stage, position), in order of execution."""

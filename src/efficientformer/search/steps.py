@@ -156,10 +156,12 @@ class Found:
         top1: accuracy on the search images, with inherited weights; between 0 and 1.
         loss: mean cross-entropy there.
         images: how many search images there are.
-        evaluations: how many different networks the policy had scored, this one and the largest included.
+        evaluations: how many networks the policy had scored, this one and the largest included; those scored
+            to move it into another window added.
         in_window: whether its latency lies in the window that was asked for.
         low_ms: the window's least latency; 0 for none.
         high_ms: its most.
+        searched: whether the policy had a window to search; not, if this one was all there was to take.
     """
 
     policy: str
@@ -172,6 +174,7 @@ class Found:
     in_window: bool
     low_ms: float
     high_ms: float
+    searched: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """As a journal line."""
@@ -181,6 +184,7 @@ class Found:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Found:
         """The result of a journal line."""
+        document = {"searched": True, **document}  # runs of version 0.1 lack it
         fields: dict[str, Any] = {field.name: document[field.name] for field in dataclasses.fields(cls)}
         fields["architecture"] = Architecture.from_json(document["architecture"])
         return cls(**fields)

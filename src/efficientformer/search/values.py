@@ -93,12 +93,13 @@ def measure_values(choices: Choices, score: ScoreMany) -> Values:
         for choice in can
         if choice != place.of(largest)
     ]
-    tried = [one for one in tried if choices.deep_enough(one[-1])]
     base, *scored = score([largest, *(network for *_, network in tried)])
     rose = {change[:2]: one.loss - base.loss for change, one in zip(tried, scored, strict=True)}
 
     def rises(place: Place, can: Sequence[Choice]) -> dict[Choice, float]:
-        raw = [rose.get((place, choice), 0.0) for choice in can]
+        if place.idle(largest):
+            return dict.fromkeys(can, 0.0)
+        raw = [0.0 if choice == place.of(largest) else rose[place, choice] for choice in can]
         return dict(zip(can, repaired(place, can, raw), strict=True))
 
     return Values({place: rises(place, can) for place, can in choices.places.items()})

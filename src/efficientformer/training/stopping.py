@@ -14,7 +14,7 @@ class Stopped(KeyboardInterrupt):
     """The training was asked to stop, and has saved its state.
 
     Attributes:
-        terminated: whether by SIGTERM, which machines send; then the program ends with exit code 0.
+        terminated: whether by SIGTERM, which machines send; then `train` ends with exit code 0.
     """
 
     def __init__(self, *, terminated: bool) -> None:

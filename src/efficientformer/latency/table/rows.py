@@ -77,6 +77,11 @@ class Rows:
         self._around: dict[Layer, Weights | None] = {}
         self._gaps: dict[Layer, float | None] = {}
 
+    @property
+    def reference_ms(self) -> float | None:
+        """What the reference network took beside the first files; it tells one table from another."""
+        return self._reference_ms
+
     def close(self) -> None:
         """Close the file."""
         self._store.close()
