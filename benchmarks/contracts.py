@@ -29,8 +29,8 @@ from efficientformer.pipeline.job import Job
 from efficientformer.pipeline.slim import prepared
 from efficientformer.pipeline.slim_training import Pictures, learn_supernet
 from efficientformer.progress import Progress
-from efficientformer.search.draws import Sampling
-from efficientformer.search.space import OPEN_KINDS, PAPER_KINDS
+from efficientformer.search.space.search_space import OPEN_KINDS, PAPER_KINDS
+from efficientformer.search.supernet.draws import Sampling
 from efficientformer.training.distributed import World
 
 RESULTS = Path(__file__).with_name("results")

@@ -45,8 +45,8 @@ from efficientformer.pipeline.train import train
 from efficientformer.pipeline.train_job import TrainJob
 from efficientformer.presets import PRESETS, pooling
 from efficientformer.progress import Progress
-from efficientformer.search.costs import Window
-from efficientformer.search.variation import Variation
+from efficientformer.search.space.costs import Window
+from efficientformer.search.space.variation import Variation
 from efficientformer.training.logs import read_log
 from efficientformer.training.recipe import Recipe
 from efficientformer.training.recipes import recipe_of

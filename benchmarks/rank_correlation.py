@@ -38,8 +38,8 @@ from efficientformer.pipeline.folder import RunFolder
 from efficientformer.pipeline.job import Job
 from efficientformer.pipeline.slim_training import Pictures, learn_supernet, rank, recipe
 from efficientformer.progress import Progress
-from efficientformer.search.draws import Sampling
-from efficientformer.search.space import OPEN_KINDS, SearchSpace, supernet_space
+from efficientformer.search.space.search_space import OPEN_KINDS, SearchSpace, supernet_space
+from efficientformer.search.supernet.draws import Sampling
 from efficientformer.training.batches import held_batches
 from efficientformer.training.distributed import World
 from efficientformer.training.loop import train

@@ -38,11 +38,11 @@ from efficientformer.pipeline.folder import RunFolder
 from efficientformer.pipeline.job import SHORTFALL, TOLERANCE
 from efficientformer.pipeline.prove import PEER
 from efficientformer.pipeline.team import Team
-from efficientformer.search.costs import Window
-from efficientformer.search.gap import optimality_gap
 from efficientformer.search.journal import Journal
-from efficientformer.search.policies import POLICIES, Problem, search
-from efficientformer.search.values import measure_values
+from efficientformer.search.policies.gap import optimality_gap
+from efficientformer.search.policies.search import POLICIES, Problem, search
+from efficientformer.search.policies.values import measure_values
+from efficientformer.search.space.costs import Window
 
 SHARES = "0.25,0.5,0.75"
 

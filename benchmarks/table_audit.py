@@ -20,7 +20,7 @@ from efficientformer.files import read_json, write_atomically, write_json
 from efficientformer.latency.target import Target
 from efficientformer.pipeline import table_job
 from efficientformer.progress import Progress
-from efficientformer.search.space import OPEN_KINDS, supernet_space
+from efficientformer.search.space.search_space import OPEN_KINDS, supernet_space
 
 TARGETS = ("onnxruntime", "openvino", "tflite")
 WANTED = {"onnxruntime": "≤ 3 % median, ≤ 8 % largest, rank ≥ 0.99"}

@@ -24,8 +24,8 @@ from efficientformer.latency.target import Target
 from efficientformer.layers import Layer
 from efficientformer.pipeline import contract, preflight, prove, slim
 from efficientformer.pipeline.job import Job
-from efficientformer.search.draws import Sampling
-from efficientformer.search.space import OPEN_KINDS, PAPER_KINDS
+from efficientformer.search.space.search_space import OPEN_KINDS, PAPER_KINDS
+from efficientformer.search.supernet.draws import Sampling
 from efficientformer.training import loop
 
 Patch = Callable[[Any, str, Any], None]

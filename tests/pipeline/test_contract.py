@@ -26,9 +26,9 @@ from efficientformer.pipeline.job import Job
 from efficientformer.pipeline.slim import place, prepared, slim, slim_to_budgets
 from efficientformer.pipeline.team import Team
 from efficientformer.progress import Progress
-from efficientformer.search.draws import Sampling
 from efficientformer.search.journal import Journal, replay, step_of
-from efficientformer.search.policies import POLICIES
+from efficientformer.search.policies.search import POLICIES
+from efficientformer.search.supernet.draws import Sampling
 from efficientformer.training.distributed import World
 from tests.pipeline import simulated
 
@@ -199,8 +199,7 @@ def after_search(machine: Machine, case: str) -> None:
         ("nothing", 0.01, 1),
     ],
 )
-@pytest.mark.parametrize("policy", ["exact", "bayesian"])
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize(("policy", "share"), [("exact", 0.3), ("bayesian", 0.8)])
 def test_budgets_are_met_on_a_machine_that_changes(
     run: Path,
     photos: Path,

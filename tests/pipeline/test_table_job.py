@@ -18,7 +18,7 @@ from efficientformer.latency.table.interpolate import sub_grid
 from efficientformer.latency.target import Target
 from efficientformer.pipeline import table_job
 from efficientformer.progress import Progress
-from efficientformer.search.space import SearchSpace, supernet_space
+from efficientformer.search.space.search_space import SearchSpace, supernet_space
 from tests.latency.table.made import CALL_MS, TARGET, Drifting, fake_chains, fake_ms, made_up, receipt
 
 SILENT = Progress(None)

@@ -8,8 +8,8 @@ import pytest
 
 from efficientformer.architecture import Architecture, Block, Stage
 from efficientformer.latency.target import Target
-from efficientformer.search.actions import Action
 from efficientformer.search.journal import Journal, Option, Start, Step
+from efficientformer.search.space.actions import Action
 from tests.pipeline import simulated
 
 STAGES = ((16, "pp"), (16, "pp"), (32, "pa"), (48, "aa"))

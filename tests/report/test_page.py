@@ -9,7 +9,7 @@ import pytest
 
 from efficientformer.errors import InputError
 from efficientformer.report import write_report
-from efficientformer.search.actions import Action
+from efficientformer.search.space.actions import Action
 
 CHECKS = (
     Action("remove_attention", 2, 1),

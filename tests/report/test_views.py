@@ -15,8 +15,8 @@ from efficientformer.report.receipt import concerns, repeat_command, shown_files
 from efficientformer.report.story import read_story
 from efficientformer.report.svg import MARKERS, Axis, axis
 from efficientformer.report.trail import Trail, read_trail
-from efficientformer.search.actions import Action, ActionKind
-from efficientformer.search.policies import POLICIES
+from efficientformer.search.policies.search import POLICIES
+from efficientformer.search.space.actions import Action, ActionKind
 
 POOL, REMOVE = Action("remove_attention", 2, 1), Action("remove_block", 1, 0)
 

@@ -9,10 +9,11 @@ from functools import cache
 from efficientformer.architecture import Architecture
 from efficientformer.evaluation.score import Score
 from efficientformer.layers import Layer
-from efficientformer.search.actions import ACTIONS
-from efficientformer.search.choices import Choices
-from efficientformer.search.space import supernet_space
-from efficientformer.search.values import Values, repaired
+from efficientformer.search.policies.values import Values, repaired
+from efficientformer.search.space.actions import ACTIONS
+from efficientformer.search.space.choices import Choices
+from efficientformer.search.space.importance import Importance
+from efficientformer.search.space.search_space import IDENTITY, supernet_space
 
 PAPERS = ACTIONS[:3]  # what the paper slims by
 SPACE = supernet_space(
@@ -62,6 +63,15 @@ def score_one(network: Architecture) -> Score:
     rise = VALUES.of(network)
     loss = 1 + rise + 0.3 * max(0.0, rise) ** 2
     return Score(round(max(0.1, 0.9 - 0.2 * loss), 3), loss, 1000)
+
+
+def by_removal(here: Architecture) -> Importance:
+    """Importance in a network: what its loss rises by when a block is left out."""
+    found = [[0.0] * len(stage.blocks) for stage in here.stages]
+    for stage, position in SPACE.positions():
+        rise = score_one(here.with_block(stage, position, IDENTITY)).loss - score_one(here).loss
+        found[stage][position] = round(rise, 6)
+    return Importance(tuple(map(tuple, found)))
 
 
 def score(networks: Sequence[Architecture]) -> list[Score]:

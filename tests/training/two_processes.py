@@ -22,9 +22,9 @@ from torch import nn
 import efficientformer  # noqa: F401 - before timm: it repairs torchvision
 from efficientformer.data.augmentation import Augmentation
 from efficientformer.data.images import Images
-from efficientformer.search.draws import Sampling
-from efficientformer.search.space import OPEN_KINDS, SearchSpace
-from efficientformer.search.supernet import Supernet
+from efficientformer.search.space.search_space import OPEN_KINDS, SearchSpace
+from efficientformer.search.supernet.draws import Sampling
+from efficientformer.search.supernet.supernet import Supernet
 from efficientformer.training import checkpoint, loop
 from efficientformer.training.batches import held_batches
 from efficientformer.training.distributed import World, joined

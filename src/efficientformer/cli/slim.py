@@ -19,7 +19,7 @@ from efficientformer.pipeline.job import Job, sampling_for
 from efficientformer.pipeline.slim import place, slim_to_budgets
 from efficientformer.pipeline.slim import slim as run_slim
 from efficientformer.report import write_report
-from efficientformer.search.draws import Noise, Paths, Sampling
+from efficientformer.search.supernet.draws import Noise, Paths, Sampling
 from efficientformer.terminal.runs import accuracy_table, front_table, summary_table
 from efficientformer.terminal.table import show
 from efficientformer.training.distributed import is_first

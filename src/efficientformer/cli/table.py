@@ -14,7 +14,7 @@ from efficientformer.files import write_json
 from efficientformer.latency.target import Target
 from efficientformer.pipeline import table_job
 from efficientformer.pipeline.job import Job
-from efficientformer.search.space import SearchSpace, supernet_space
+from efficientformer.search.space.search_space import SearchSpace, supernet_space
 from efficientformer.terminal import latency_table as tables
 from efficientformer.terminal.table import show as show_table
 

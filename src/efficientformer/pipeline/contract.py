@@ -22,10 +22,10 @@ from efficientformer.pipeline.preflight import Plan
 from efficientformer.pipeline.prove import DRIFT, Met, prove, quick_receipt
 from efficientformer.pipeline.scales import next_scale
 from efficientformer.pipeline.team import Team
-from efficientformer.search.costs import Window, predicted_ms
 from efficientformer.search.journal import Journal
-from efficientformer.search.policies import BY_WINDOW, Problem, conclude, go_on, search
+from efficientformer.search.policies.search import BY_WINDOW, Problem, conclude, go_on, search
 from efficientformer.search.scores import ScoreBook
+from efficientformer.search.space.costs import Window, predicted_ms
 from efficientformer.search.steps import Found
 
 ATTEMPTS = 4  # trainings of a network for one budget
@@ -190,9 +190,9 @@ class Contract:
             self.rows,
             self.book,
             judge.importance,
+            judge.measured_importance,
             self.journal,
             seed=self.job.seed,
-            remeasure=judge.measured_importance,
             progress=self.team.progress,
         )
 

@@ -14,7 +14,7 @@ from efficientformer.files import write_atomically
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.target import Target
 from efficientformer.pipeline.job import Job, sampling_for
-from efficientformer.search.space import PAPER_KINDS
+from efficientformer.search.space.search_space import PAPER_KINDS
 
 INPUT_SIZE = 64
 

@@ -14,9 +14,9 @@ from efficientformer.data.bad_files import MAX_UNREADABLE
 from efficientformer.errors import InputError
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.target import Target
-from efficientformer.search.draws import Sampling
-from efficientformer.search.policies import BY_WINDOW, EVALUATIONS, POLICIES
-from efficientformer.search.space import OPEN_KINDS, SUPERNETS, SearchSpace, supernet_space
+from efficientformer.search.policies.search import BY_WINDOW, EVALUATIONS, POLICIES
+from efficientformer.search.space.search_space import OPEN_KINDS, SUPERNETS, SearchSpace, supernet_space
+from efficientformer.search.supernet.draws import Sampling
 from efficientformer.training.recipe import Precision
 
 FORMAT = "efficientformer.run/1"

@@ -25,7 +25,7 @@ from efficientformer.latency.untrained import untrained
 from efficientformer.pipeline.folder import RunFolder
 from efficientformer.pipeline.job import Job
 from efficientformer.progress import Progress
-from efficientformer.search.space import SUPERNETS, SearchSpace
+from efficientformer.search.space.search_space import SUPERNETS, SearchSpace
 
 Receipts = dict[Architecture, Measurement]
 PREFLIGHT = "preflight.json"

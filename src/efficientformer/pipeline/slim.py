@@ -34,10 +34,10 @@ from efficientformer.pipeline.prove import Asked, summarise
 from efficientformer.pipeline.slim_training import Pictures, learn_supernet, rank
 from efficientformer.pipeline.team import Team
 from efficientformer.progress import Progress
-from efficientformer.search.costs import Listed, Remembered
 from efficientformer.search.journal import Journal, tell
-from efficientformer.search.near import Near
 from efficientformer.search.scores import ScoreBook
+from efficientformer.search.space.costs import Listed, Remembered
+from efficientformer.search.supernet.near import Near
 from efficientformer.training.distributed import World, joined
 
 SEARCH = "search.jsonl"

@@ -22,11 +22,12 @@ from efficientformer.model.weights import read_about, read_tensors, save_tensors
 from efficientformer.pipeline.folder import RunFolder
 from efficientformer.pipeline.job import Job
 from efficientformer.progress import Progress
-from efficientformer.search.importance import Importance, block_scores, channel_scores
-from efficientformer.search.inherit import Ranking, inherit
-from efficientformer.search.near import Near
-from efficientformer.search.space import SearchSpace
-from efficientformer.search.supernet import Supernet
+from efficientformer.search.space.importance import Importance
+from efficientformer.search.space.search_space import SearchSpace
+from efficientformer.search.supernet.importance import block_scores, channel_scores, importance_by
+from efficientformer.search.supernet.inherit import Ranking, inherit
+from efficientformer.search.supernet.near import Near
+from efficientformer.search.supernet.supernet import Supernet
 from efficientformer.training.batch_norm import reestimate_batch_norm
 from efficientformer.training.batches import held_batches
 from efficientformer.training.distributed import World
@@ -180,7 +181,7 @@ class Judge:
     @property
     def importance(self) -> Importance:
         """The paper's scores of positions and stages."""
-        return Importance.of(self.supernet.probabilities())
+        return importance_by(self.supernet.probabilities())
 
     def images(self, architecture: Architecture) -> ImageSets:
         """The images at an architecture's input size."""

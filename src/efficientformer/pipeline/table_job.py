@@ -29,7 +29,7 @@ from efficientformer.layers import Layer
 from efficientformer.model.deploy import fold
 from efficientformer.progress import Progress, clock
 from efficientformer.runtimes import Traced, usable
-from efficientformer.search.space import SearchSpace
+from efficientformer.search.space.search_space import SearchSpace
 
 CALIBRATION = 20  # networks; with five, factors by kind of layer hardly leave the common one
 _TOGETHER = 10  # networks exported and timed in one interleaved run, a process each

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from efficientformer.architecture import Architecture
 from efficientformer.report.trail import Trail
-from efficientformer.search.actions import Action
 from efficientformer.search.journal import Step
+from efficientformer.search.space.actions import Action
 
 _NAMES = {"pool": "pooling", "identity": "removed"}
 

@@ -14,8 +14,8 @@ from typing import Any, get_args
 
 from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
-from efficientformer.search.actions import ActionKind
 from efficientformer.search.journal import Journal, Option, Start, Step
+from efficientformer.search.space.actions import ActionKind
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
 from efficientformer.files import JsonLines, write_atomically
 from efficientformer.latency.measurement import Measurement
-from efficientformer.search.actions import difference
+from efficientformer.search.space.actions import difference
 from efficientformer.search.steps import FORMAT, Found, Option, Start, Step
 
 __all__ = ["Found", "Journal", "Option", "Start", "Step", "branch", "replay", "step_of", "tell"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
-from efficientformer.search.actions import Action
+from efficientformer.search.space.actions import Action
 
 FORMAT = "efficientformer.journal/1"
 

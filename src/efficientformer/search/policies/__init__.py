@@ -1,0 +1,1 @@
+"""The policies that search: greedy, exact, Bayesian, evolutionary, random."""
