@@ -1,9 +1,15 @@
+import dataclasses
+import random
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from efficientformer.architecture import Architecture, Block, Stage
-from efficientformer.search.space.actions import Action, candidates
+from efficientformer.search.space.actions import Action, candidates, difference
+from efficientformer.search.space.choices import Choices
 from efficientformer.search.space.importance import Importance
-from efficientformer.search.space.search_space import SearchSpace
+from efficientformer.search.space.search_space import SearchSpace, supernet_space
 
 KINDS = {"P": "pool", "A": "attention", "I": "identity"}
 
@@ -61,6 +67,11 @@ def test_the_papers_three_actions_take_the_least_important(
         (Action("remove_block", 2, 1), network((32, "PP"), (64, "PP"), (96, "PIA"), (160, "AA"))),
         (Action("remove_attention", 2, 2), network((32, "PP"), (64, "PP"), (96, "PPP"), (160, "AA"))),
         (Action("narrow_stage", 3, width=96), network((32, "PP"), (64, "PP"), (96, "PPA"), (96, "AA"))),
+        (Action("replace_block", 0, 1, block="ffn"), START.with_block(0, 1, "ffn")),
+        (Action("narrow_mlp", 2, 0, expansion=2), START.with_expansion(2, 0, 2)),
+        (Action("change_activation", -1, activation="relu"), dataclasses.replace(START, activation="relu")),
+        (Action("change_stem", -1, stem="stem_patch"), dataclasses.replace(START, stem="stem_patch")),
+        (Action("shrink_input", -1, input_size=32), START.with_input_size(32)),
     ],
 )
 def test_an_action_does_what_it_says(action: Action, expected: Architecture) -> None:
@@ -78,3 +89,27 @@ def test_every_action_makes_a_smaller_network_of_the_same_space() -> None:
         seen.append(actions[0].apply(seen[-1]))
     assert seen[-1].widths == smallest.widths
     assert seen[-1].depths == smallest.depths
+
+
+WIDE_OPEN = Choices(
+    supernet_space(
+        "xs",
+        input_size=64,
+        num_classes=5,
+        kinds=("pool", "ffn", "attention"),
+        expansions=(2, 3),
+        activations=("relu",),
+        stems=("stem_patch",),
+        input_sizes=(32,),
+    )
+)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_difference_leads_from_one_network_to_the_other(seed: int) -> None:
+    generator = random.Random(seed)
+    before, after = WIDE_OPEN.sample(generator), WIDE_OPEN.sample(generator)
+    action = difference(before, after)
+    assert action.apply(before) == after
+    assert Action.from_json(action.to_json()) == action
+    assert not difference(after, after).parts

@@ -3,11 +3,12 @@ import dataclasses
 import pytest
 import torch
 
+from efficientformer.data.batches import evaluation_batches
 from efficientformer.data.images import Images
 from efficientformer.latency.untrained import untrained
 from efficientformer.presets import pooling
 from efficientformer.search.space.importance import Importance
-from efficientformer.search.supernet.importance import channel_scores, importance_by
+from efficientformer.search.supernet.importance import block_scores, channel_scores, importance_by
 
 
 def tiny_images(count: int = 8) -> Images:
@@ -60,8 +61,6 @@ def test_a_score_is_the_squared_derivative_of_the_loss_by_a_gate() -> None:
         pooling((8, 8, 8, 8), (1, 1, 1, 1), 0), input_size=(32, 32), num_classes=3, distilled=False
     )
     network, images = untrained(architecture).double(), tiny_images(4)
-    from efficientformer.data.batches import evaluation_batches
-
     x, labels = next(evaluation_batches(images, 32))
     conv = network.stages[3].embed.norm
 
@@ -83,3 +82,24 @@ def test_a_score_is_the_squared_derivative_of_the_loss_by_a_gate() -> None:
     assert float(channel_scores(network.float(), images, 32)["stage.3"][2]) == pytest.approx(
         slope**2, rel=1e-2
     )
+
+
+def test_a_blocks_score_is_the_squared_derivative_by_a_gate_on_what_it_adds() -> None:
+    architecture = dataclasses.replace(
+        pooling((8, 8, 8, 8), (2, 1, 1, 2), 1), input_size=(32, 32), num_classes=3, distilled=False
+    ).with_block(0, 0, "identity")
+    network, images = untrained(architecture.compact()).double(), tiny_images(4)
+    x, labels = next(evaluation_batches(images, 32))
+    attention = network.stages[3].blocks["1"]
+
+    def loss_with_gate(gate: float) -> float:
+        hook = attention.register_forward_hook(lambda _m, i, out: i[0] + gate * (out - i[0]))
+        loss = torch.nn.functional.cross_entropy(network(x.double()), labels)
+        hook.remove()
+        return loss.item()
+
+    step = 1e-5
+    slope = (loss_with_gate(1 + step) - loss_with_gate(1 - step)) / (2 * step)
+    scores = block_scores(network.float(), architecture, images, 32).positions
+    assert scores[0][0] == 0 and min(scores[0][1], *scores[1], *scores[2], *scores[3]) > 0
+    assert scores[3][1] == pytest.approx(slope**2, rel=1e-2)
