@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from efficientformer.cli.options import DEFAULT_TARGET, Json, TargetText, names, numbers, print_json
+from efficientformer.cli.options import DEFAULT_TARGET, Json, TargetText, names, print_json
+from efficientformer.cli.space import DEFAULT_SPACE, SpaceOptions
 from efficientformer.data.augmentation import Augmentation
 from efficientformer.latency.budget import Budget
 from efficientformer.latency.target import Target
@@ -35,12 +36,7 @@ def slim(
     input_size: int = Job.input_size,
     out: Path = Path("runs/slim"),
     supernet: str = Job.supernet,
-    kinds: str = ",".join(Job.kinds),
-    expansions: str = ",".join(map(str, Job.expansions)),
-    activations: str = "",
-    stems: str = "",
-    input_sizes: str = "",
-    width_step: int = Job.width_step,
+    space: SpaceOptions = DEFAULT_SPACE,
     policy: str = Job.policy,
     evaluations: int = Job.evaluations,
     supernet_epochs: int = Job.supernet_epochs,
@@ -76,12 +72,7 @@ def slim(
         input_size: pixels of a side, a multiple of 32.
         out: the run's folder.
         supernet: xs, s, m, l7, or auto for the smallest that leaves room for a search.
-        kinds: of blocks to choose from: pool and attention are the paper's, ffn is EfficientFormerV2's.
-        expansions: that a block's MLP may be narrowed to; 4 leaves all as wide as the paper's.
-        activations: that all blocks may have instead of GELU, such as relu,hardswish.
-        stems: to choose from beside the two 3×3 convolutions: stem_patch, one convolution of 4×4 patches.
-        input_sizes: smaller sides of images to consider, in pixels.
-        width_step: channels a stage is narrowed by at once.
+        space: what it has to choose from.
         policy: bayesian (optimisation by scores of networks of the budget), evolution, random, exact (integer
             programming by rises in loss from the largest network), greedy (the paper's), greedy-remeasured.
         evaluations: networks that bayesian, evolution and random search may score.
@@ -112,12 +103,7 @@ def slim(
         Target.parse(target),
         precisions=names(precisions),
         input_size=input_size,
-        kinds=names(kinds),
-        expansions=numbers("expansions", expansions),
-        activations=names(activations),
-        stems=names(stems),
-        input_sizes=numbers("input-sizes", input_sizes),
-        width_step=width_step,
+        **space.read(),
         policy=policy,
         evaluations=evaluations,
         device=device,

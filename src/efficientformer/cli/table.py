@@ -8,13 +8,13 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from efficientformer.cli.options import DEFAULT_TARGET, Json, TargetText, names, numbers, print_json
+from efficientformer.cli.options import DEFAULT_TARGET, Json, TargetText, print_json
+from efficientformer.cli.space import DEFAULT_SPACE, SpaceOptions
 from efficientformer.errors import InputError
 from efficientformer.files import write_json
 from efficientformer.latency.target import Target
 from efficientformer.pipeline import table_job
-from efficientformer.pipeline.job import Job
-from efficientformer.search.space.search_space import SearchSpace, supernet_space
+from efficientformer.search.space.search_space import supernet_space
 from efficientformer.terminal import latency_table as tables
 from efficientformer.terminal.table import show as show_table
 
@@ -31,12 +31,7 @@ def build(
     supernet: str = "s",
     input_size: int = 224,
     classes: int = 1000,
-    kinds: str = ",".join(Job.kinds),
-    expansions: str = ",".join(map(str, Job.expansions)),
-    activations: str = "",
-    stems: str = "",
-    input_sizes: str = "",
-    width_step: int = SearchSpace.width_step,
+    space: SpaceOptions = DEFAULT_SPACE,
     target: TargetText = DEFAULT_TARGET,
     path: TablePath = DEFAULT_TABLE,
     every: int = 1,
@@ -50,12 +45,7 @@ def build(
         supernet: the space, by the name of its largest network: xs, s, m or l7.
         input_size: pixels of a side.
         classes: outputs of the networks.
-        kinds: of blocks; pool,attention are the paper's.
-        expansions: that blocks may have beside 4, which alone is the paper's.
-        activations: beside GELU, such as relu,hardswish.
-        stems: beside the two 3×3 convolutions: stem_patch.
-        input_sizes: smaller sides that images may have, in pixels.
-        width_step: channels between two widths of a stage.
+        space: what it has to choose from.
         target: where to measure.
         path: the table's file.
         every: which widths of blocks, stems and heads to measure, the rest being interpolated: 2 is half
@@ -64,18 +54,13 @@ def build(
         seed: of their draw.
         as_json: print JSON.
     """
-    space = supernet_space(
+    whole = supernet_space(
         supernet,
         input_size=input_size,
         num_classes=classes,
-        kinds=names(kinds),
-        expansions=numbers("expansions", expansions),
-        activations=names(activations),
-        stems=names(stems),
-        input_sizes=numbers("input-sizes", input_sizes),
-        width_step=width_step,
+        **space.read(),
     )
-    built = table_job.build(space, path, Target.parse(target), networks=networks, seed=seed, every=every)
+    built = table_job.build(whole, path, Target.parse(target), networks=networks, seed=seed, every=every)
     if as_json:
         print_json(built.to_json())
     else:

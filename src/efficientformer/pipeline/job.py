@@ -26,7 +26,7 @@ NEAR = Sampling(paths="near")
 
 
 def sampling_for(policy: str) -> Sampling:
-    """The supernet that a policy is best asked over, of those measured (docs/slimming.md).
+    """The supernet that a policy is best asked over, of those measured (docs/slimming-studies.md).
 
     For the greedy ones, which go by α, it is the paper's.
     """

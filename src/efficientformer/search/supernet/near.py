@@ -1,7 +1,7 @@
 """Networks whose latency lies near the budgets: those a supernet of `paths="near"` is trained on.
 
 A search scores networks of one latency. A supernet that is trained on all of its space trains them rarely,
-and the widest most; narrow and deep networks are ranked too low by it (docs/slimming.md).
+and the widest most; narrow and deep networks are ranked too low by it (docs/slimming-studies.md).
 """
 
 from __future__ import annotations
