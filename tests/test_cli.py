@@ -173,7 +173,7 @@ QUICK = ["--seconds", "0.02", "--launches", "1"]
 def test_measure_gives_a_receipt_for_each_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.search.test_slimming import SPACE
+    from tests.search.policies.test_greedy import SPACE
 
     (tmp_path / "small.json").write_text(json.dumps(SPACE.smallest().compact().to_json()))
     monkeypatch.chdir(tmp_path)
@@ -381,10 +381,10 @@ def test_the_command_that_a_report_gives_is_one_the_program_takes() -> None:
     assert bound.arguments["data"] == Path("photos of cats")
     assert bound.arguments["flip"] is False
     assert bound.arguments["budget"] == "8ms,50%"
-    assert bound.arguments["kinds"] == "pool,ffn,attention"
-    assert bound.arguments["expansions"] == "2,3"
+    assert bound.arguments["space"].kinds == "pool,ffn,attention"
+    assert bound.arguments["space"].expansions == "2,3"
     assert bound.arguments["precisions"] == "fp32,int8"
-    assert "activations" not in bound.arguments
+    assert bound.arguments["space"].activations == ""
     assert bound.arguments["min_area"] == 0.5
 
 

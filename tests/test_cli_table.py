@@ -97,7 +97,7 @@ def test_rows_are_shown_by_kind_or_one_by_one(table: list[str], capsys: pytest.C
     [
         (["show", "--kind", "tapir"], "has no rows of kind 'tapir'; it has"),
         (["audit", "--networks", "2"], "--networks must be at least 3, not 2"),
-        (["show", "--target", "openvino"], "no build for openvino"),
+        (["show", "--target", "openvino"], "has no rows for openvino"),
         (["build", "--supernet", "xxl"], "unknown supernet 'xxl'"),
         (["build", *SPACE, "--expansions", "two"], "--expansions 'two': give whole numbers"),
         (["build", *SPACE, "--every", "0"], "--every must be at least 1, not 0"),

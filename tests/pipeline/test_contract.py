@@ -268,7 +268,8 @@ def test_the_front(networks: list[tuple[float, float]], on_front: list[bool]) ->
     [
         ({"policy": "lucky"}, "unknown policy 'lucky'"),
         ({"kinds": ("attention",)}, "pool or ffn is needed"),
-        ({"kinds": ("conv",)}, "kinds of block 'conv'"),
+        ({"kinds": ("pool", "conv")}, "unknown kind of block 'conv'"),
+        ({"expansions": (2, 5)}, "expansion 5: give whole numbers from 1 to 4"),
         ({"activations": ("tanh",)}, "unknown activation 'tanh'"),
         ({"input_sizes": (32,)}, "smaller than the input size 32, not 32"),
         ({"evaluations": 0}, "evaluations must be at least 1"),

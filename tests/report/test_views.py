@@ -116,6 +116,12 @@ def set_receipt(summary: dict[str, Any], name: str, **figures: Any) -> None:
         (lambda s: s.update(verdict="noisy"), "The timing is noisy"),
         (lambda s: s.update(predicted_ms=1.2), "The prediction was off"),
         (lambda s: set_receipt(s, "slimmed", interval_ms=[1.9, 2.1]), "Too close to call"),
+        (
+            lambda s: (
+                s.update(budget_ms=2.0, tolerance=0.1) or set_receipt(s, "slimmed", interval_ms=[1.9, 2.1])
+            ),
+            None,
+        ),
         (lambda s: set_receipt(s, "unslimmed", median_ms=2.0), "The machine changed its pace during the run"),
         (lambda s: s["data"].update(unreadable=["a: b"]), "1 file could not be read"),
     ],

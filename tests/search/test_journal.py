@@ -7,7 +7,7 @@ from efficientformer import InputError
 from efficientformer.latency.target import Target
 from efficientformer.search.journal import Found, Journal, branch, replay
 from tests.pipeline import simulated
-from tests.search.test_slimming import SPACE, search
+from tests.search.policies.test_greedy import SPACE, search
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from efficientformer.cli.options import Json, print_json
 from efficientformer.latency.subjects import read_architecture
 from efficientformer.search.journal import Journal, step_of
 from efficientformer.search.journal import replay as replay_journal
-from efficientformer.terminal.runs import journal_table
+from efficientformer.terminal.runs import journal_table, steps_of
 from efficientformer.terminal.table import show
 
 
@@ -27,4 +27,5 @@ def replay(run: Path, *, as_json: Json = False) -> None:
         print_json({"steps": len(path) - 1, "found_at_step": step, "architecture": found.to_json()})
         return
     show(journal_table(journal))
-    print(f"replayed {len(path) - 1} steps; step {step} is the network found: {found}")
+    print(f"replayed {steps_of(len(path) - 1)}; step {step} is the network found: {found}")
+    print("(P pooling, F unified FFN, A attention block; blocks are counted from 0, stages from 1)")

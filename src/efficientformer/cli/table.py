@@ -84,7 +84,7 @@ def show(
         kind: list the rows of this kind of layer.
         as_json: print JSON, every row with the files it follows from.
     """
-    opened = table_job.open_built(path, Target.parse(target))
+    opened = table_job.open_filled(path, Target.parse(target))
     try:
         rows, fit = opened.rows(), opened.fit
     finally:

@@ -19,6 +19,7 @@ from efficientformer.latency.budget import Budget
 from efficientformer.latency.measurement import Measurement
 from efficientformer.latency.table import Fit, LatencyTable
 from efficientformer.latency.table.interpolate import to_measure
+from efficientformer.latency.table.rows import RowsDone
 from efficientformer.latency.target import Target
 from efficientformer.latency.trial import check_usable
 from efficientformer.latency.untrained import untrained
@@ -96,6 +97,7 @@ def preflight(
         InputError: if a precision cannot be used here, the budget is below what the smallest network takes,
             the table is another machine's, or the images are no longer those the run began with.
     """
+    job.space(job.supernet if job.supernet != "auto" else SUPERNETS[0], len(split.classes))  # or an error
     begun = folder.file(PREFLIGHT).exists()  # it is written last
     for target in () if begun else job.targets:
         check_usable(target)
@@ -168,13 +170,13 @@ def _chosen(job: Job, split: Split, progress: Progress) -> tuple[SearchSpace, st
 def fill(rows: LatencyTable, space: SearchSpace, progress: Progress) -> None:
     """Rows for every layer of a space: every other width is measured, the rest interpolated if it can be."""
 
-    def told(done: int, total: int) -> None:
-        progress.update(done, total, "layers measured")
+    def told(what: str) -> RowsDone:
+        return lambda done, total: progress.update(done, total, what)
 
-    rows.fill(space.between(), told)
-    rows.fill_layers(to_measure(space.layers(), every=2), told)
+    whole = [layer for one in space.between() for layer in one.layers()]
+    rows.fill_layers([*whole, *to_measure(space.layers(), every=2)], told("layers measured"))
     rows.may_interpolate = True
-    rows.fill_layers(space.layers(), told)  # where there are too few to interpolate by
+    rows.fill_layers(space.layers(), told("more layers, with too few neighbours to interpolate by"))
 
 
 def _calibrated(rows: LatencyTable, space: SearchSpace, receipts: Receipts, progress: Progress) -> Fit:

@@ -31,7 +31,7 @@ from efficientformer.pipeline.job import Job
 from efficientformer.pipeline.precision import PRECISIONS, Decisions, choose
 from efficientformer.pipeline.preflight import PREFLIGHT, Plan, preflight, write_plans
 from efficientformer.pipeline.prove import Asked, summarise
-from efficientformer.pipeline.slim_training import Pictures, learn_supernet, rank
+from efficientformer.pipeline.slim_training import SUPERNET, Pictures, learn_supernet, rank
 from efficientformer.pipeline.team import Team
 from efficientformer.progress import Progress
 from efficientformer.search.journal import Journal, tell
@@ -164,7 +164,9 @@ def prepared(
     progress.stage(f"2/6 reading {sum(map(len, (split.train, split.search, split.val)))} images")
     pictures = Pictures(job, split, folder, world, progress)
     images = pictures.decode_all()
-    progress.stage(f"3/6 training the supernet {plan.supernet}: {plan.space.largest}")
+    trained = folder.file(SUPERNET).exists()
+    does = "the supernet is trained already," if trained else "training the supernet"
+    progress.stage(f"3/6 {does} {plan.supernet}: {plan.space.largest}")
     near = _near(job, plan, known, world) if job.sampling.paths == "near" else None
     supernet = learn_supernet(job, plan.space, images.train, folder, progress, world, near)
     team = Team(job, rank(job, supernet, pictures, folder, world), world, progress)
@@ -186,7 +188,7 @@ def _contracts(
     job: Job, folder: RunFolder, known: Sequence[tuple[Plan, LatencyTable]], team: Team
 ) -> tuple[Contract, ...]:
     """One a target: a table and a journal each, and the scores, which are of float32 weights, for all."""
-    digest = hashlib.sha256(folder.file("supernet.safetensors").read_bytes()).hexdigest()
+    digest = hashlib.sha256(folder.file(SUPERNET).read_bytes()).hexdigest()
     of = f"supernet {digest[:16]}, images {known[0][0].images}, seed {job.seed}"
     book = ScoreBook(folder.file("scores.jsonl"), team.score_many, of=of)
     return tuple(

@@ -34,6 +34,8 @@ from efficientformer.training.distributed import World
 from efficientformer.training.loop import train
 from efficientformer.training.recipe import Recipe
 
+SUPERNET = "supernet.safetensors"
+
 
 @dataclass(frozen=True)
 class ImageSets:
@@ -127,7 +129,7 @@ def learn_supernet(
         near: draws its networks, if the job's paths are `near`; the same in all processes.
     """
     world = world or World()
-    path = folder.file("supernet.safetensors")
+    path = folder.file(SUPERNET)
     with torch.random.fork_rng():
         torch.manual_seed(job.seed)
         supernet = Supernet(space)
@@ -166,8 +168,8 @@ def _warn_of_others(near: Near, trained_ms: Sequence[float], progress: Progress)
     for budget_ms in near.budgets_ms:
         if not any(near.window(one).holds(budget_ms) for one in trained_ms):
             there = ", ".join(f"{one:.3f}" for one in trained_ms)
-            progress.line(f"   the supernet was trained on networks near {there} ms: near {budget_ms:.3f} ms")
-            progress.line("   its scores say less; another --out trains one for it")
+            told = f"the supernet was trained on networks near {there} ms; its scores say less near"
+            progress.line(f"   {told} {budget_ms:.3f} ms (another --out trains one for it)")
 
 
 @dataclass(frozen=True)

@@ -154,8 +154,8 @@ def audit(
         table.close()
 
 
-def open_built(path: Path, target: Target) -> LatencyTable:
-    """A table that `build` has finished, ready to predict every network of its space.
+def open_filled(path: Path, target: Target) -> LatencyTable:
+    """A table with rows, of `build` or of a run of `slim`.
 
     Raises:
         InputError: if there is none.
@@ -163,6 +163,19 @@ def open_built(path: Path, target: Target) -> LatencyTable:
     if not path.exists():
         raise InputError(f"{path}: no such table; `efficientformer table build` makes it")
     table = LatencyTable(path, target, may_interpolate=True)
+    if not table.rows():
+        table.close()
+        raise InputError(f"{path}: has no rows for {target}; `efficientformer table build` measures them")
+    return table
+
+
+def open_built(path: Path, target: Target) -> LatencyTable:
+    """A table that `build` has finished, ready to predict every network of its space.
+
+    Raises:
+        InputError: if there is none.
+    """
+    table = open_filled(path, target)
     if table.noted(_SPACE) is None:
         table.close()
         raise InputError(f"{path}: no build for {target} is finished; `efficientformer table build` goes on")

@@ -51,9 +51,12 @@ def concerns(summary: dict[str, Any], preflight: dict[str, Any], trail: Trail) -
 
 def _near_budget(summary: dict[str, Any]) -> Iterator[Concern]:
     low, high = next(c for c in summary["contenders"] if c["name"] == "slimmed")["latency"]["interval_ms"]
-    if low <= summary["budget_ms"] <= high:
-        text = f"The median's 95 % interval, {wording.ms(low)}–{wording.ms(high)} ms, holds the budget."
-        yield Concern("Too close to call", text)
+    tolerance = summary.get("tolerance", 0.0)
+    limit = (1 + tolerance) * summary["budget_ms"]
+    if low <= limit <= high:
+        most = f"{100 * (1 + tolerance):.0f} % of the budget ({wording.ms(limit)} ms)"
+        interval = f"The median's 95 % interval, {wording.ms(low)}–{wording.ms(high)} ms"
+        yield Concern("Too close to call", f"{interval}, reaches over what the contract allows, {most}.")
 
 
 def _astray(summary: dict[str, Any]) -> Iterator[Concern]:

@@ -78,9 +78,14 @@ def front_table(front: Mapping[str, Any]) -> Table:
     return made
 
 
+def steps_of(count: int) -> str:
+    """So many steps, in words."""
+    return "1 step" if count == 1 else f"{count} steps"
+
+
 def journal_table(journal: Journal) -> Table:
     """The steps of a search."""
-    title = f"{journal.path} · {len(journal.steps)} steps"
+    title = f"{journal.path} · {steps_of(len(journal.steps))}"
     columns = ("step", "action", "predicted ms", "saved ms", "accuracy %", "drop", "turned down")
     made = table(title, columns)
     for step in journal.steps:

@@ -7,7 +7,7 @@ from efficientformer.search.space.actions import ACTIONS, candidates
 from efficientformer.search.space.choices import Choices, Place, attends_at_end
 from efficientformer.search.space.importance import Importance
 from tests.search.made_up import CHOICES, PAPERS, SPACE
-from tests.search.test_actions import network
+from tests.search.space.test_actions import network
 
 FLAT = Importance(tuple((1.0,) * len(stage.blocks) for stage in SPACE.largest.stages))
 

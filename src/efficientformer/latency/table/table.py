@@ -56,11 +56,6 @@ class LatencyTable(Rows):
         fit = self._store.noted("fit")
         self.fit, self.scale = Fit.from_json(fit) if fit else Fit(), 1.0
 
-    def sum_ms(self, architecture: Architecture) -> float:
-        """One call and all layers, not calibrated."""
-        layers = sum(map(self.layer_ms, architecture.layers()))
-        return self._call_ms() + layers
-
     @property
     def base_ms(self) -> float:
         """What every network costs, calibrated: a call."""

@@ -24,19 +24,13 @@ class Exact:
         architecture: identities in place, those of the largest network's expansion.
         predicted_ms: its latency.
         objective: its value: the sum of its rises in loss.
-        bound: no network of the window has a lower one.
-        gap: the difference of the two; 0 (to the solver's 1e-6) when it is proved the best.
+        bound: no network of the window has a lower one; equal (to the solver's 1e-6) when it is proved the best.
     """
 
     architecture: Architecture
     predicted_ms: float
     objective: float
     bound: float
-
-    @property
-    def gap(self) -> float:
-        """Objective less bound."""
-        return max(0.0, self.objective - self.bound)
 
 
 def solve(choices: Choices, values: Values, costs: Costs, window: Window) -> Exact:

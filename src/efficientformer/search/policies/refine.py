@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
 from efficientformer.search.policies.candidates import Candidate, scored
@@ -15,22 +13,6 @@ BATCH = 8  # neighbours scored together
 EVALUATIONS = 32
 
 
-@dataclass(frozen=True)
-class Refined:
-    """Where refinement ended.
-
-    Attributes:
-        architecture: identities in place.
-        predicted_ms: its latency.
-        in_window: whether that lies in the window; if not, no network near was found in it, and this one is
-            the nearest below.
-    """
-
-    architecture: Architecture
-    predicted_ms: float
-    in_window: bool
-
-
 def refine(
     network: Architecture,
     window: Window,
@@ -38,7 +20,7 @@ def refine(
     costs: Costs,
     tally: Tally,
     evaluations: int = EVALUATIONS,
-) -> Refined:
+) -> Architecture:
     """Move a network into a window.
 
     Each round looks at the neighbours nearer the window; of the few nearest, the best by score is taken.
@@ -52,6 +34,9 @@ def refine(
         costs: of each layer.
         tally: scores networks.
         evaluations: how many networks may be scored.
+
+    Returns:
+        one of the window; the nearest below, if no network near was found in it.
 
     Raises:
         InputError: if the network is over the window and nothing is left to take away.
@@ -67,7 +52,7 @@ def refine(
         batch = near[: min(BATCH, left)]
         left -= len(batch)
         path.append(_best(scored(batch, costs, tally.score)) if batch else near[0])
-    return Refined(path[-1], predicted_ms(costs, path[-1]), True)
+    return path[-1]
 
 
 def _best(some: list[Candidate]) -> Architecture:
@@ -89,7 +74,7 @@ def _nearer(
     return [one for *_, one in sorted(near, key=lambda triple: triple[:2])]
 
 
-def _below(path: list[Architecture], window: Window, choices: Choices, costs: Costs) -> Refined:
+def _below(path: list[Architecture], window: Window, choices: Choices, costs: Costs) -> Architecture:
     """The nearest below the window that was passed, or that leads down from the last network."""
     while predicted_ms(costs, path[-1]) > window.high_ms:
         here = predicted_ms(costs, path[-1])
@@ -100,5 +85,4 @@ def _below(path: list[Architecture], window: Window, choices: Choices, costs: Co
         under = [pair for pair in smaller if pair[0] <= window.high_ms]
         path = [*path, max(under or smaller, key=lambda pair: pair[0])[1]]
     below = [one for one in path if predicted_ms(costs, one) <= window.high_ms]
-    nearest = max(below, key=lambda one: predicted_ms(costs, one))
-    return Refined(nearest, predicted_ms(costs, nearest), window.holds(predicted_ms(costs, nearest)))
+    return max(below, key=lambda one: predicted_ms(costs, one))

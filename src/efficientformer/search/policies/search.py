@@ -211,10 +211,10 @@ def _moved(
     window whatever else is changed, the fastest of the smallest networks is moved.
     """
     try:
-        return refine_network(network, window, problem.choices, costs, tally, refine).architecture
+        return refine_network(network, window, problem.choices, costs, tally, refine)
     except InputError:
         smallest = min(problem.space.smallest_ones(), key=partial(predicted_ms, costs))
-        return refine_network(smallest, window, problem.choices, costs, tally, refine).architecture
+        return refine_network(smallest, window, problem.choices, costs, tally, refine)
 
 
 def _found(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from efficientformer.architecture import ACTIVATIONS, Architecture
+from efficientformer.architecture import ACTIVATIONS, Architecture, Block
 from efficientformer.errors import InputError
 from efficientformer.layers import STEMS, Attention, Layer
 from efficientformer.presets import pooling
@@ -49,12 +49,15 @@ class SearchSpace:
     min_depth: int = 1
 
     def __post_init__(self) -> None:
-        unknown = [kind for kind in self.kinds if kind not in OPEN_KINDS]
-        if unknown or not self.map_kinds:
-            known = ", ".join(OPEN_KINDS)
+        known = ", ".join(OPEN_KINDS)
+        if unknown := [kind for kind in self.kinds if kind not in OPEN_KINDS]:
+            raise InputError(f"unknown kind of block {unknown[0]!r}; known: {known}")
+        if not self.map_kinds:
             raise InputError(
-                f"kinds of block {','.join(self.kinds)!r}: known are {known}, and pool or ffn is needed"
+                f"kinds of block {','.join(self.kinds)!r}: pool or ffn is needed; known: {known}"
             )
+        if wrong := [one for one in self.expansions if not 1 <= one <= Block.expansion]:
+            raise InputError(f"expansion {wrong[0]}: give whole numbers from 1 to {Block.expansion}")
         if self.width_step < 2 or self.width_step % 2 or self.min_width < 2 or self.min_depth < 1:
             raise InputError(
                 "search space: the width step is an even number from 2, the least width 2 or more, the least "
