@@ -75,7 +75,7 @@ def hit(contract: Contract, budget_ms: float, folder: RunFolder) -> dict[str, An
         "slimmed": folder.file(met.proof.artefact.path),
         PEER: (mobilenet, (network.in_channels, *network.input_size)),
     }
-    anew = time_entries(entries, job.target, rounds=21, seconds=3.0, min_samples=60)
+    anew = time_entries(entries, job.target, quiet=True, rounds=21, seconds=3.0, min_samples=60)
     receipt = anew["slimmed"]
     return {
         "budget_ms": budget_ms,

@@ -11,7 +11,7 @@ from efficientformer.cli.options import names, numbers
 from efficientformer.pipeline.job import Job
 
 
-@Parameter(name="*")
+@Parameter(name="*", group="Search space")
 @dataclass(frozen=True)
 class SpaceOptions:
     """What a search space has to choose from.

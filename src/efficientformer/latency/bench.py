@@ -21,7 +21,9 @@ Entry = Path | tuple[nn.Module, tuple[int, int, int]]
 """An exported file, or a network and the image (channels, height, width) it takes."""
 
 
-def time_entries(entries: Mapping[str, Entry], target: Target, **settings: Any) -> dict[str, Measurement]:
+def time_entries(
+    entries: Mapping[str, Entry], target: Target, *, quiet: bool = False, **settings: Any
+) -> dict[str, Measurement]:
     """Time files and networks in one interleaved run; networks are exported for it and checked.
 
     Taken again, up to three times, while a receipt comes out unusable.
@@ -29,6 +31,7 @@ def time_entries(entries: Mapping[str, Entry], target: Target, **settings: Any) 
     Args:
         entries: what to time, by name.
         target: where.
+        quiet: taken again while one is noisy, too.
         settings: of `measure_files`.
 
     Raises:
@@ -39,7 +42,7 @@ def time_entries(entries: Mapping[str, Entry], target: Target, **settings: Any) 
             name: entry if isinstance(entry, Path) else _exported(entry, Path(folder) / str(index), target)
             for index, (name, entry) in enumerate(entries.items())
         }
-        return until_usable(lambda: measure_files(files, target, **settings))
+        return until_usable(lambda: measure_files(files, target, **settings), quiet=quiet)
 
 
 def time_survivors(

@@ -152,15 +152,23 @@ def _launch(files: Mapping[str, Path], target: Target, share: Mapping[str, float
         }
 
 
-def until_usable(take: Callable[[], dict[str, Measurement]], *, tries: int = 3) -> dict[str, Measurement]:
+def until_usable(
+    take: Callable[[], dict[str, Measurement]], *, tries: int = 3, quiet: bool = False
+) -> dict[str, Measurement]:
     """Measure again while a receipt comes out unusable; of all tries, the best by verdict, then by spread.
 
     The choice never looks at the medians.
+
+    Args:
+        take: measures.
+        tries: how often at most.
+        quiet: measure again while one is noisy, too.
     """
     taken = []
     for _ in range(tries):
         taken.append(take())
-        if all(receipt.verdict != "unusable" for receipt in taken[-1].values()):
+        verdicts = {receipt.verdict for receipt in taken[-1].values()}
+        if not verdicts & ({"unusable", "noisy"} if quiet else {"unusable"}):
             break
     best = min(taken, key=_trouble)
     return {name: receipt.under(tries=len(taken)) for name, receipt in best.items()}

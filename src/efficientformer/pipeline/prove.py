@@ -129,14 +129,16 @@ def _timed(
 ) -> tuple[dict[str, Measurement], float]:
     """Receipts of one interleaved run, and how far the machine is from what it was in the search.
 
-    Taken again where that is far: a slow minute says nothing of the file. Of the runs the nearest one counts;
-    the choice never looks at the file itself.
+    Taken again where that is far, or the file's or its twin's receipt is not stable: a slow minute says
+    nothing of the file. Of the runs a stable one counts, then the nearest; the choice never looks at what the
+    file took.
     """
-    runs: list[tuple[float, dict[str, Measurement]]] = []
-    while len(runs) < _RUNS and min((drift for drift, _ in runs), default=math.inf) > DRIFT:
+    runs: list[tuple[bool, float, dict[str, Measurement]]] = []
+    while len(runs) < _RUNS and min((run[:2] for run in runs), default=(True, math.inf)) > (False, DRIFT):
         receipts = time_entries(entries, target, rounds=21, seconds=2.0, min_samples=100)
-        runs.append((abs(receipts[UNTRAINED].median_ms / expected_ms - 1), receipts))
-    drift, receipts = min(runs, key=lambda run: run[0])
+        shaky = any(receipts[name].verdict != "stable" for name in ("slimmed", UNTRAINED))
+        runs.append((shaky, abs(receipts[UNTRAINED].median_ms / expected_ms - 1), receipts))
+    _, drift, receipts = min(runs, key=lambda run: run[:2])
     return receipts, drift
 
 
@@ -172,7 +174,7 @@ def quick_receipt(architecture: Architecture, target: Target) -> Measurement:
     """A network's latency before it is worth training: exported with random weights and timed alone."""
     image = (architecture.in_channels, *architecture.input_size)
     name = str(architecture)
-    return time_entries({name: (untrained(architecture.compact()), image)}, target)[name]
+    return time_entries({name: (untrained(architecture.compact()), image)}, target, quiet=True)[name]
 
 
 @dataclass(frozen=True)

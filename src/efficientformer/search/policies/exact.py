@@ -24,7 +24,7 @@ class Exact:
         architecture: identities in place, those of the largest network's expansion.
         predicted_ms: its latency.
         objective: its value: the sum of its rises in loss.
-        bound: no network of the window has a lower one; equal (to the solver's 1e-6) when it is proved the best.
+        bound: no network of the window has a lower one; equal, to the solver's 1e-6, when it is the best.
     """
 
     architecture: Architecture
