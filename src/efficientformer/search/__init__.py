@@ -1,1 +1,1 @@
-"""Which architecture fits the budget: space, supernet, importances, actions, journal, slimming."""
+"""Which architecture fits the budget: the space, the supernet, the policies, the journal, the book of scores."""
