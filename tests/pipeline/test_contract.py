@@ -82,7 +82,7 @@ def test_every_policy_keeps_the_contract_and_its_journal_replays(
     found = Architecture.from_json(json.loads((run / "architecture.json").read_text()))
     path = replay(journal)
     assert step_of(found, path, journal) == len(path) - 1
-    assert journal.verified[path[-1]] == pytest.approx(simulated.network_ms(path[-1]))
+    assert journal.measured.verified[path[-1]] == pytest.approx(simulated.network_ms(path[-1]))
 
 
 def test_budgets_over_the_whole_range_are_met_from_one_supernet(run: Path, photos: Path) -> None:
@@ -156,7 +156,7 @@ def test_budgets_are_met_where_the_table_errs_by_steps(
         for share in shares:
             budget_ms = low + share * (high - low)
             network = one.find(budget_ms).architecture
-            found[share] = one.journal.verified[network] / budget_ms
+            found[share] = one.journal.measured.verified[network] / budget_ms
             again = dataclasses.replace(one, journal=Journal(one.journal.path))  # stopped, and started again
             assert again.find(budget_ms).architecture == network
     assert all(0.93 <= took <= 1.0 for took in found.values()), found
@@ -242,7 +242,7 @@ def test_a_policy_searches_though_the_first_window_lay_below_the_smallest_networ
     with prepared(job, scan(photos, 0), RunFolder(run), run / "latency.sqlite", World(), QUIET) as (one,):
         budget_ms = 1.1 * speed * one.plan.least.median_ms
         found = one.find(budget_ms)
-    assert 0.93 * budget_ms <= one.journal.verified[found.architecture] <= budget_ms
+    assert 0.93 * budget_ms <= one.journal.measured.verified[found.architecture] <= budget_ms
     assert found.searched and found.evaluations >= job.evaluations
     assert one.journal.found[0].searched == (speed == 1.0)
 

@@ -172,7 +172,7 @@ def test_one_precision_is_taken_and_only_its_network_trained(begun: Path, photos
     kept = {path.name for path in begun.glob("model*.onnx")}
     assert kept == {Target(precision=taken).file_name("model")}
     for name in ("search.jsonl", "search-int8.jsonl"):
-        assert Journal(begun / name).verified
+        assert Journal(begun / name).measured.verified
     journal = Journal(begun / "journal.jsonl")
     assert replay(journal)[-1] == Architecture.from_json(compared[0]["architecture"])
     assert read(begun / "preflight-int8.json")["space"] == read(begun / "preflight.json")["space"]

@@ -29,8 +29,8 @@ def test_verified_networks_are_kept_and_do_not_disturb_the_path(written: Path) -
     last = journal.architectures()[-1]
     journal.verify(last, 1.4, simulated.receipt("net", Target(), 1.6), 1.14)
     again = Journal(written)
-    assert again.verified == {last: 1.6}
-    assert again.scale == 1.14
+    assert again.measured.verified == {last: 1.6}
+    assert again.measured.scale == 1.14
     assert again.architectures() == journal.architectures()
     assert replay(again) == journal.architectures()
 
@@ -110,8 +110,8 @@ def test_a_branch_keeps_what_was_measured_up_to_its_step(written: Path) -> None:
     journal.verify(early, 2.0, simulated.receipt("net", Target(), 2.2), 1.1)
     journal.verify(late, 1.4, simulated.receipt("net", Target(), 1.6), 1.2)
     begun = branch(journal, 2, written.with_name("branch.jsonl"))
-    assert begun.verified == {early: 2.2}
-    assert begun.scale == 1.1
+    assert begun.measured.verified == {early: 2.2}
+    assert begun.measured.scale == 1.1
     assert begun.steps == journal.steps[:2]
     assert branch(journal, 0, written.with_name("start.jsonl")).architectures() == [SPACE.largest]
     with pytest.raises(InputError, match="exists already"):
@@ -125,10 +125,10 @@ def test_a_branch_leaves_out_what_was_measured_before_a_miss(written: Path) -> N
     early = journal.architectures()[1]
     journal.verify(early, 2.0, simulated.receipt("net", Target(), 9.9), 4.5)
     journal.miss(2.0)
-    assert branch(journal, 2, written.with_name("none.jsonl")).verified == {}
+    assert branch(journal, 2, written.with_name("none.jsonl")).measured.verified == {}
     journal.verify(early, 2.0, simulated.receipt("net", Target(), 2.2), 1.1)
     again = branch(journal, 2, written.with_name("again.jsonl"))
-    assert again.verified == {early: 2.2}
+    assert again.measured.verified == {early: 2.2}
     assert "9.9" not in again.path.read_text()
     assert again.steps == journal.steps[:2]
 

@@ -108,7 +108,7 @@ class Contract:
         progress.stage(f"5/6 training the network found: {found.compact()}")
         network = self.team.learn(found, folder)
         progress.stage("6/6 exporting, checking and measuring")
-        images, expected_ms = self.team.judge.images(found), self.journal.untrained_ms(found)
+        images, expected_ms = self.team.judge.images(found), self.journal.measured.untrained_ms(found)
         proof = prove(network, folder, self.plan, self.target, images, expected_ms)
         if proof.drift > DRIFT:
             told = f"{proof.untrained.median_ms:.3f} ms now, {expected_ms:.3f} in the search"
@@ -123,15 +123,15 @@ class Contract:
         within, the one measured nearest under the budget is taken, or else the nearest. Where the file of one
         that was trained took longer or less than with random weights, so are the others expected to.
         """
-        self.rows.scale = self.journal.scale
+        self.rows.scale = self.journal.measured.scale
         window = Window(_LOW * budget_ms, _HIGH * budget_ms)
         tried = self.journal.found_in(window.low_ms, window.high_ms)  # the run was stopped since
-        proofs = sum(self.journal.proofs[one] for one in {one.architecture for one in tried})
+        proofs = sum(self.journal.measured.proofs[one] for one in {one.architecture for one in tried})
         most = _SEARCHES * (1 + proofs)
         while True:
             if tried:
                 last = tried[-1].architecture
-                if last not in self.journal.verified:
+                if last not in self.journal.measured.verified:
                     self._measure(last)
                 if len(tried) >= most or self._will_do(last, budget_ms):
                     break
@@ -143,21 +143,21 @@ class Contract:
             tried.append(self._search(window, tried))
 
         def distance(one: Found) -> tuple[bool, float]:
-            took_ms = self.journal.file_ms(one.architecture)
+            took_ms = self.journal.measured.file_ms(one.architecture)
             return took_ms > budget_ms, abs(took_ms - _AIM * budget_ms)
 
         return min(tried, key=distance)
 
     def _will_do(self, found: Architecture, budget_ms: float) -> bool:
         """Whether a network that was measured is worth training for a budget."""
-        took_ms = self.journal.file_ms(found)
+        took_ms = self.journal.measured.file_ms(found)
         return took_ms <= budget_ms and (took_ms >= _LOW * budget_ms or self._is_all(found))
 
     def _next_scale(self, tried: Sequence[Found], budget_ms: float) -> float | None:
         """The table's scale to search at next; None if there is none left."""
         last = tried[-1].architecture
-        searched = [(self._scale_of(one), self.journal.file_ms(one.architecture)) for one in tried]
-        own = self.rows.scale * self.journal.file_ms(last) / self.rows.predict(last).ms
+        searched = [(self._scale_of(one), self.journal.measured.file_ms(one.architecture)) for one in tried]
+        own = self.rows.scale * self.journal.measured.file_ms(last) / self.rows.predict(last).ms
         return next_scale(searched, own, budget_ms)
 
     def _scale_of(self, found: Found) -> float:
@@ -214,7 +214,7 @@ class Contract:
 
     def _first_prediction(self, found: Architecture) -> Prediction:
         """What the table said of the network before measuring it corrected the scale."""
-        now, first = self.rows.predict(found), self.journal.predicted[found]
+        now, first = self.rows.predict(found), self.journal.measured.predicted[found]
         return Prediction(first, now.plus_minus_ms * first / now.ms)
 
 

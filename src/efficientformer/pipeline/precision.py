@@ -126,7 +126,7 @@ def choose(contracts: Sequence[Contract], budget_ms: float, decisions: Decisions
     """
     by_precision = {one.target.precision: one for one in contracts}
     known = decisions.of(budget_ms)
-    if not known or known[0].architecture not in by_precision[known[0].precision].journal.verified:
+    if not known or known[0].architecture not in by_precision[known[0].precision].journal.measured.verified:
         able = [one for one in contracts if one.plan.least.median_ms <= budget_ms]
         known = ranked([_candidate(one, budget_ms) for one in able], budget_ms)
         decisions.add(budget_ms, known)
@@ -158,7 +158,9 @@ def _candidate(contract: Contract, budget_ms: float) -> Candidate:
     contract.team.progress.stage(f"4/6 slimming to {budget_ms:.3f} ms in {precision}")
     found: Found = contract.find(budget_ms)
     network = found.architecture
-    plain = Candidate(precision, network, journal.predicted[network], journal.verified[network])
+    plain = Candidate(
+        precision, network, journal.measured.predicted[network], journal.measured.verified[network]
+    )
     with tempfile.TemporaryDirectory(prefix="efficientformer-") as folder:
         path = Path(folder) / contract.target.file_name("candidate")
         try:

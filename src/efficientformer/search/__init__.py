@@ -1,1 +1,1 @@
-"""Which architecture fits the budget: the space, the supernet, the policies, the journal, the book of scores."""
+"""Which architecture fits the budget: space, supernet, policies, journal, scores, measurements."""

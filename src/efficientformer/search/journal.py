@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from efficientformer.architecture import Architecture
 from efficientformer.errors import InputError
 from efficientformer.files import JsonLines, write_atomically
 from efficientformer.latency.measurement import Measurement
+from efficientformer.search.measured import Measured
 from efficientformer.search.space.actions import difference
 from efficientformer.search.steps import FORMAT, Found, Option, Start, Step
 
@@ -28,12 +28,7 @@ class Journal:
         path: the file; it need not exist yet.
 
     Attributes:
-        predicted: what the table said of networks of the path before they were first measured, in ms.
-        verified: their medians when they were last measured, in ms.
-        proofs: how often each of them was measured as the file of a trained network.
-        slower: what the last such file took over its network's with random weights, in the same run; 1 if
-            there was none.
-        scale: the latency table's, as the last of them set it.
+        measured: what networks of the path took.
         found: what policies came to, in the order they were run.
 
     Raises:
@@ -44,12 +39,7 @@ class Journal:
         self.path = path
         self.start: Start | None = None
         self.steps: list[Step] = []
-        self.predicted: dict[Architecture, float] = {}
-        self.verified: dict[Architecture, float] = {}
-        self.proofs: Counter[Architecture] = Counter()
-        self._untrained: dict[Architecture, float] = {}
-        self.slower = 1.0
-        self.scale = 1.0
+        self.measured = Measured()
         self.found: list[Found] = []
         self._lines = JsonLines(path)
         for line in self._whole_lines():
@@ -60,9 +50,9 @@ class Journal:
             elif line.get("event") == "verified":
                 architecture = Architecture.from_json(line["architecture"])
                 took = (line["predicted_ms"], line["measured_ms"], line["scale"], line.get("untrained_ms"))
-                self._learn(architecture, *took)
+                self.measured.learn(architecture, *took)
             elif line.get("event") == "scale":
-                self.scale = line["scale"]
+                self.measured.scale = line["scale"]
             elif line.get("event") == "missed":
                 self._forget()
             elif line.get("event") == "found":
@@ -90,7 +80,7 @@ class Journal:
 
     def add(self, step: Step) -> None:
         """Write a step, with the scale that the table has meanwhile."""
-        step = dataclasses.replace(step, scale=self.scale)
+        step = dataclasses.replace(step, scale=self.measured.scale)
         self.steps.append(step)
         self._write(step.to_json())
 
@@ -117,7 +107,7 @@ class Journal:
             scale: the table's, by the receipt.
             untrained_ms: for a trained network's file, what one with random weights took in the same run.
         """
-        self._learn(architecture, predicted_ms, measured.median_ms, scale, untrained_ms)
+        self.measured.learn(architecture, predicted_ms, measured.median_ms, scale, untrained_ms)
         self._write(
             {
                 "event": "verified",
@@ -136,8 +126,8 @@ class Journal:
 
     def rescale(self, architecture: Architecture, predicted_ms: float, scale: float) -> None:
         """Write the table's scale, set anew after a network without measuring it, and what it predicts."""
-        if scale != self.scale:
-            self.scale = scale
+        if scale != self.measured.scale:
+            self.measured.scale = scale
             line = {"event": "scale", "predicted_ms": predicted_ms, "scale": scale}
             self._write({**line, "architecture": architecture.to_json()})
 
@@ -147,37 +137,7 @@ class Journal:
         self._write({"event": "missed", "budget_ms": budget_ms})
 
     def _forget(self) -> None:
-        self.predicted, self.verified, self.scale, self.found = {}, {}, 1.0, []
-        self._untrained, self.slower = {}, 1.0
-        self.proofs.clear()
-
-    def _learn(
-        self,
-        architecture: Architecture,
-        predicted_ms: float,
-        measured_ms: float,
-        scale: float,
-        untrained_ms: float | None,
-    ) -> None:
-        self.predicted.setdefault(architecture, predicted_ms)
-        self.verified[architecture], self.scale = measured_ms, scale
-        if untrained_ms is None:
-            self._untrained[architecture] = measured_ms
-            return
-        self.proofs[architecture] += 1
-        self.slower = measured_ms / untrained_ms
-        # the machine is not what it was in the search; then it is not for any network
-        changed = untrained_ms / self._untrained.get(architecture, untrained_ms)
-        self._untrained = {one: changed * ms for one, ms in self._untrained.items()}
-        self._untrained[architecture] = untrained_ms
-
-    def untrained_ms(self, architecture: Architecture) -> float:
-        """What a network that was measured takes with random weights, at the machine's present speed."""
-        return self._untrained[architecture]
-
-    def file_ms(self, architecture: Architecture) -> float:
-        """What the exported file of a network that was measured takes, or would if it were trained."""
-        return self.slower * self._untrained[architecture]
+        self.measured, self.found = Measured(), []
 
     def found_in(self, low_ms: float, high_ms: float) -> list[Found]:
         """What was found for a window of latencies, in that order."""
@@ -241,7 +201,7 @@ def tell(journal: Journal, found: Found, path: Path) -> Journal:
             predicted, scale = its[0]["predicted_ms"], _scale_before(its[0])
         saved = last.predicted_ms * scale / before - predicted
         option = Option(steps[nearest], predicted, saved, found.top1, found.loss, last.accuracy - found.top1)
-        told.scale = scale
+        told.measured.scale = scale
         told.add(Step(nearest + 1, option, (), found.architecture))
         for line in its:
             told._write(line)
