@@ -190,16 +190,16 @@ def after_search(machine: Machine, case: str) -> None:
 
 # trainings: a slow minute is waited for, a machine that stays slow costs one more
 @pytest.mark.parametrize(
-    ("case", "noise", "most"),
+    ("policy", "share", "case", "noise", "most"),
     [
-        ("a slow minute", 0.0, 1),
-        ("a slow hour", 0.0, 3),
-        ("slow for ever", 0.0, 2),
-        ("fast for ever", 0.0, 2),
-        ("nothing", 0.01, 1),
+        ("exact", 0.3, "a slow minute", 0.0, 1),
+        ("exact", 0.3, "a slow hour", 0.0, 3),
+        ("exact", 0.8, "slow for ever", 0.0, 2),
+        ("exact", 0.8, "fast for ever", 0.0, 2),
+        ("bayesian", 0.5, "slow for ever", 0.0, 2),
+        ("bayesian", 0.5, "nothing", 0.01, 1),
     ],
 )
-@pytest.mark.parametrize(("policy", "share"), [("exact", 0.3), ("bayesian", 0.8)])
 def test_budgets_are_met_on_a_machine_that_changes(
     run: Path,
     photos: Path,
