@@ -27,7 +27,7 @@ from efficientformer.pipeline.contract import Contract
 from efficientformer.pipeline.folder import RunFolder
 from efficientformer.pipeline.job import Job
 from efficientformer.pipeline.slim import prepared
-from efficientformer.pipeline.slim_training import Pictures, learn_supernet
+from efficientformer.pipeline.slim_training import SUPERNET, Pictures, learn_supernet
 from efficientformer.progress import Progress
 from efficientformer.search.space.search_space import OPEN_KINDS, PAPER_KINDS
 from efficientformer.search.supernet.draws import Sampling
@@ -39,8 +39,7 @@ WAYS = (PAPERS, OURS)
 EXPANSIONS = (2, 3)
 WHOLE = Budget(share=1.0)
 NOT_RESULTS = ("data", "out", "shared", "processes", "device")
-_SUPERNET = "supernet.safetensors"
-_KEPT = (_SUPERNET, "ranking.safetensors", "scores.jsonl")
+_KEPT = (SUPERNET, "ranking.safetensors", "scores.jsonl")
 
 
 def add_options(parser: argparse.ArgumentParser, paths: str = "even", policy: str = "exact") -> None:
@@ -102,7 +101,7 @@ def table_of(options: argparse.Namespace, target: Target) -> Path:
 def train_supernets(options: argparse.Namespace, ways: Iterable[str] = WAYS) -> None:
     """The supernets that are not trained yet and serve every runtime; another is trained by `contract_of`."""
     general = [way for way in ways if not _is_near(job_of(options, "onnxruntime", way))]
-    left = [(way,) for way in general if not (_shared(options, way) / _SUPERNET).exists()]
+    left = [(way,) for way in general if not (_shared(options, way) / SUPERNET).exists()]
     at_once(options, _learn, left)
 
 

@@ -112,7 +112,7 @@ class Contract:
         proof = prove(network, folder, self.plan, self.target, images, expected_ms)
         if proof.drift > DRIFT:
             told = f"{proof.untrained.median_ms:.3f} ms now, {expected_ms:.3f} in the search"
-            progress.line(f"   the machine is not as fast as it was: the network, untrained, takes {told}")
+            progress.line(f"   the machine has changed its pace: the network, untrained, takes {told}")
         return Met(search, self._first_prediction(found), network, proof)
 
     def find(self, budget_ms: float) -> Found:

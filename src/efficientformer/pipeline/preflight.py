@@ -72,16 +72,13 @@ class Plan:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Plan:
         """The plan that `to_json` wrote."""
-        fields: dict[str, Any] = (
-            {"reference_ms": None}
-            | document
-            | {  # runs of version 0.1 lack it
-                "space": SearchSpace.from_json(document["space"]),
-                "greatest": Measurement.from_json(document["greatest"]),
-                "least": Measurement.from_json(document["least"]),
-                "fit": Fit.from_json(document["fit"]),
-            }
-        )
+        document = {"reference_ms": None, **document}  # runs of version 0.1 lack it
+        fields: dict[str, Any] = document | {
+            "space": SearchSpace.from_json(document["space"]),
+            "greatest": Measurement.from_json(document["greatest"]),
+            "least": Measurement.from_json(document["least"]),
+            "fit": Fit.from_json(document["fit"]),
+        }
         return cls(**fields)
 
 

@@ -143,9 +143,7 @@ def go_on(found: Found, problem: Problem, window: Window, *, refine: int) -> Fou
 
 
 def _greedy(policy: str, problem: Problem, costs: Costs, window: Window, tally: Tally) -> Architecture:
-    importance: Importances = problem.importance
-    if policy == "greedy-remeasured":
-        importance = problem.remeasure
+    importance: Importances = problem.remeasure if policy == "greedy-remeasured" else problem.importance
 
     def fits(architecture: Architecture) -> bool:
         return predicted_ms(costs, architecture) <= window.high_ms
